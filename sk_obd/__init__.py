@@ -1,0 +1,8 @@
+"""Optimal Brain Damage as a scikit-learn estimator."""
+
+__version__ = "0.1.0"
+
+from .estimators import OBDClassifier, OBDRegressor
+from .path import PruningPath
+
+__all__ = ["OBDClassifier", "OBDRegressor", "PruningPath"]

@@ -1,0 +1,454 @@
+"""What the classifier and the regressor share: from X and y to a pruned network and back."""
+
+import copy
+from collections.abc import Mapping
+from numbers import Real
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.history import History
+
+from . import inputs
+from .isolation import isolated_generators, one_thread, seed_generators
+from .masks import count_alive, prunable_names
+from .modules import default_net
+from .networks import (
+    cast,
+    check_criterion,
+    check_net,
+    duplicate,
+    input_dtype,
+    is_small,
+    start,
+    trial_output,
+)
+from .objective import Objective
+from .parameters import check_parameters
+from .path import PruningPath
+from .pruning import Recipe, prune, schedule
+from .saliency import NEEDS
+
+
+class BaseOBD(BaseEstimator):
+    """The scikit-learn face of the recipe; subclasses know their targets."""
+
+    _kind = None  # "classifier" or "regressor"
+
+    def __init__(
+        self,
+        net=None,
+        *,
+        prune_rate=0.5,
+        step=0.2,
+        saliency="obd",
+        curvature="ggn",
+        prunable=None,
+        retrain_epochs=20,
+        max_loss_increase=None,
+        early_stopping=False,
+        n_iter_no_change=5,
+        tol=1e-3,
+        validation_fraction=0.1,
+        scoring=None,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        learning_rate_init=3e-3,
+        batch_size="auto",
+        max_epochs=200,
+        weight_decay="auto",
+        keep_path="all",
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        self.net = net
+        self.prune_rate = prune_rate
+        self.step = step
+        self.saliency = saliency
+        self.curvature = curvature
+        self.prunable = prunable
+        self.retrain_epochs = retrain_epochs
+        self.max_loss_increase = max_loss_increase
+        self.early_stopping = early_stopping
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.validation_fraction = validation_fraction
+        self.scoring = scoring
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.weight_decay = weight_decay
+        self.keep_path = keep_path
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # -- what a subclass says ------------------------------------------------------------------
+
+    def _learn_targets(self, y, y_train, sample_weight, resume):
+        """Learn the encoding of y; return the weights of the training rows (None: all equal)."""
+        raise NotImplementedError
+
+    def _encode(self, y):
+        """y as a tensor of class codes or of values to regress on."""
+        raise NotImplementedError
+
+    def _shape_targets(self, net, output, y):
+        """Encoded y as the net's criterion takes it beside `output`."""
+        raise NotImplementedError
+
+    def _check_y(self, y):
+        """y validated, an array."""
+        raise NotImplementedError
+
+    def _n_outputs(self):
+        raise NotImplementedError
+
+    # -- scikit-learn's plumbing ---------------------------------------------------------------
+
+    def set_params(self, **params):
+        """Set parameters; those named ``net__...`` reach the skorch net.
+
+        Raises
+        ------
+        ValueError
+            For ``net__...`` where net is None.
+        """
+        deep = sorted(name for name in params if name.startswith("net__"))
+        if deep and params.get("net", self.net) is None:
+            raise ValueError(
+                f"{deep[0]} was set, but net=None: there is no skorch net to receive it. Give "
+                "net=NeuralNetClassifier(...) (or Regressor), or set the default network's own "
+                "parameters: hidden_layer_sizes, activation, learning_rate_init, batch_size, "
+                "max_epochs, weight_decay."
+            )
+        return super().set_params(**params)
+
+    def __sklearn_clone__(self):
+        # scikit-learn clones a net without its weights. An already trained net is part of what
+        # the user asked for, also inside a grid search.
+        cloned = super().__sklearn_clone__()
+        if getattr(self.net, "initialized_", False):
+            cloned.net = duplicate(self.net)
+        return cloned
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.three_d_array = True
+        return tags
+
+    # -- fit -----------------------------------------------------------------------------------
+
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+        """Train, prune and retrain the network.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
+            Cast to the module's floating type; integers stay int64 where the module has an
+            Embedding. CSR rows are densified batch by batch.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels, or values (several only for the regressor).
+        sample_weight : array-like of shape (n_samples,), default=None
+            Enter the loss and the curvature: sum(w_i l_i) / sum(w_i).
+        X_val, y_val : array-like, default=None
+            Rows scored at every iteration, and those early stopping looks at.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            For bad input, naming what was found, what was expected and what to do.
+        KeyboardInterrupt
+            After Ctrl-C. If the dense network was trained by then, the estimator is fitted with
+            the last good network.
+        """
+        check_parameters(self)
+        if self.net is not None:
+            check_net(self.net, self._kind, type(self).__name__)
+        resume = self.warm_start and hasattr(self, "path_")
+        X_checked, y_checked = self._check_X_y(X, y, reset=not resume)
+        weights = check_weights(sample_weight, X_checked.shape[0])
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        rows, scored = self._scored_rows(X, y_checked, weights, X_val, y_val, seed)
+        X_train, y_train = X_checked[rows], y_checked[rows]
+        w = None if weights is None else weights[rows]
+        w = self._learn_targets(y_checked, y_train, w, resume)
+        sum_of_weights = float(len(y_train) if w is None else w.sum())
+        if w is not None:
+            alive = np.flatnonzero(w > 0)
+            X_train, y_train, w = X_train[alive], y_train[alive], w[alive]
+            # Equal weights are no weights: the unweighted loss is the same and faster.
+            w = None if np.all(w == w[0]) else torch.from_numpy(w)
+
+        with isolated_generators():
+            seed_generators(seed, 0)
+            net = self.net or self._default_net(X_train, sum_of_weights)
+            y_train = self._encode(y_train)
+            net = start(net, X_train, y_train.numpy(), verbose=max(0, int(self.verbose) - 1))
+            X_train = cast(X_train, input_dtype(net.module_, X_train))
+            output = trial_output(net, X_train)
+            y_train = self._shape_targets(net, output, y_train)
+            check_criterion(net, output, y_train)
+            prunable = prunable_names(net.module_, self.prunable)
+            if resume:
+                path = self.path_.cut(self.path_.kept)
+                path.load(path.kept, net.module_)
+            else:
+                path = PruningPath(net.module_, prunable, keep=self.keep_path)
+            schedule(path.n_prunable, self.prune_rate, self.step)
+            self._single_thread = is_small(net, X_train)
+            with one_thread(self._single_thread):
+                objective = Objective(net, X_train, y_train, w)
+                if callable(self.saliency) or "curvature" in NEEDS[self.saliency]:
+                    # What cannot be differentiated is refused now, not after hours of training.
+                    objective.curvature(self.curvature, n_rows=2)
+                self._readers = inputs.reading_layers(net.module_, objective.some_rows(2))
+                self._run(net, objective, path, self._recipe(net, seed), scored)
+        return self
+
+    def _run(self, net, objective, path, recipe, scored):
+        """Follow the recipe; keep the last good network whatever happens."""
+        scorer = check_scoring(self, scoring=self.scoring)
+
+        def evaluate():
+            return tuple(
+                float(scorer(self, *scored[part][:2], **scored[part][2]))
+                if part in scored
+                else np.nan
+                for part in ("train", "validation")
+            )
+
+        # The scorer looks at this estimator, with the network as it is at that moment.
+        before = self.__dict__.get("net_")
+        self.net_ = net
+        try:
+            prune(net, objective, path, recipe, evaluate=evaluate, report=self._report)
+        except BaseException:
+            if len(path):
+                self._settle(net, path)
+            elif before is None:
+                del self.net_
+            else:
+                self.net_ = before
+            raise
+        self._settle(net, path)
+
+    def _settle(self, net, path):
+        """Make `path.kept` the fitted network."""
+        path.forget_unfinished()
+        path.load(path.kept, net.module_)
+        net.module_.eval()
+        net.initialize_optimizer()
+        net.history_ = History(path.history)
+        self.net_ = net
+        self.path_ = path
+        self.n_iter_ = path.kept
+        masks = path.masks(path.kept)
+        self.n_params_ = count_alive(masks)
+        self.mask_ = {name: mask.numpy() for name, mask in masks.items()}
+        self.ranking_ = {name: ranking.numpy() for name, ranking in path.ranking().items()}
+        self.support_ = inputs.support(self.mask_, self._readers, self.n_features_in_)
+        self._set_saliencies(path.saliency)
+
+    def _set_saliencies(self, saliency):
+        """Set saliencies_ and what is computed from them; without, unset them."""
+        for name in ("saliencies_", "feature_importances_"):
+            self.__dict__.pop(name, None)
+        if saliency is None:
+            return
+        self.saliencies_ = {
+            name: saliency[name].cpu().numpy() if name in saliency else np.zeros(mask.shape)
+            for name, mask in self.mask_.items()
+        }
+        if self._readers is not None:
+            self.feature_importances_ = inputs.importances(self.saliencies_, self._readers)
+
+    def _recipe(self, net, seed):
+        return Recipe(
+            prune_rate=self.prune_rate,
+            step=self.step,
+            saliency=self.saliency,
+            curvature=self.curvature,
+            dense_epochs=net.max_epochs,
+            retrain_epochs=self.retrain_epochs,
+            max_loss_increase=self.max_loss_increase,
+            early_stopping=self.early_stopping,
+            n_iter_no_change=self.n_iter_no_change,
+            tol=self.tol,
+            seed=seed,
+        )
+
+    def _default_net(self, X, sum_of_weights):
+        return default_net(
+            self._kind,
+            n_features=X.shape[1],
+            n_outputs=self._n_outputs(),
+            sum_of_weights=sum_of_weights,
+            n_rows=X.shape[0],
+            dtype=torch.float32 if X.dtype == np.float32 else torch.float64,
+            hidden_layer_sizes=self.hidden_layer_sizes,
+            activation=self.activation,
+            learning_rate_init=self.learning_rate_init,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            weight_decay=self.weight_decay,
+        )
+
+    def _report(self, path):
+        if not self.verbose:
+            return
+        row, i = path[-1], len(path) - 1
+        share = row["n_params"] / path[0]["n_params"]
+        validation = row["validation_score"]
+        print(
+            f"[{type(self).__name__}] iteration {i}: {row['n_params']} of "
+            f"{path[0]['n_params']} parameters ({share:.1%}), loss {row['loss']:.4g}, "
+            f"train score {row['train_score']:.4f}"
+            + ("" if np.isnan(validation) else f", validation score {validation:.4f}")
+            + f", {row['n_epochs']} epochs, {row['fit_time']:.1f} s",
+            flush=True,
+        )
+
+    # -- data ----------------------------------------------------------------------------------
+
+    def _check_X_y(self, X, y, reset):
+        _refuse_mapping(X, type(self).__name__)
+        X = validate_data(self, X, reset=reset, **_X_RULES)
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        y = self._check_y(y)
+        check_consistent_length(X, y)
+        return X, y
+
+    def _check_X(self, X):
+        check_is_fitted(self, "net_")
+        _refuse_mapping(X, type(self).__name__)
+        X = validate_data(self, X, reset=False, **_X_RULES)
+        return cast(X, input_dtype(self.net_.module_, X))
+
+    def _scored_rows(self, X, y, weights, X_val, y_val, seed):
+        """Rows trained on, and what the scorer is given for the training and validation rows.
+
+        X stays as the user gave it, so that column names reach predict as they reached fit.
+        """
+        if (X_val is None) != (y_val is None):
+            missing = "y_val" if y_val is None else "X_val"
+            raise ValueError(f"X_val and y_val go together; {missing} is missing.")
+        rows = np.arange(len(y))
+        scored = {}
+        if X_val is not None:
+            X_checked = validate_data(self, X_val, reset=False, **_X_RULES)
+            y_val = self._check_y(y_val)
+            check_consistent_length(X_checked, y_val)
+            scored["validation"] = (X_val, y_val, {})
+        elif self.early_stopping:
+            X, X_val, rows, held_out = train_test_split(
+                X if hasattr(X, "shape") else np.asarray(X),
+                rows,
+                test_size=self.validation_fraction,
+                stratify=y if self._kind == "classifier" else None,
+                random_state=seed,
+            )
+            scored["validation"] = (X_val, y[held_out], _as_kwarg(weights, held_out))
+        scored["train"] = (X, y[rows], _as_kwarg(weights, rows))
+        return rows, scored
+
+    # -- afterwards ----------------------------------------------------------------------------
+
+    def _forward(self, method, X):
+        """What the net's method of that name returns for X."""
+        X = self._check_X(X)
+        with one_thread(self._single_thread):
+            return getattr(self.net_, method)(X)
+
+    def at(self, *, iteration=None, n_params=None, prune_rate=None):
+        """A fitted copy with the network of an earlier row of the path, without training.
+
+        Parameters
+        ----------
+        iteration : int, optional
+            A row of ``path_``; 0 is the dense network.
+        n_params : int, optional
+            The smallest network with at least so many parameters.
+        prune_rate : float, optional
+            The smallest network of which at most this share is deleted.
+
+        Returns
+        -------
+        estimator
+            Its ``path_`` ends at that row. ``saliencies_`` and ``feature_importances_`` are
+            there only where the row is the one kept by fit: others would need the data.
+
+        Raises
+        ------
+        ValueError
+            If no kept row fits; it lists the rows.
+        """
+        check_is_fitted(self, "net_")
+        row = self.path_.find(iteration=iteration, n_params=n_params, prune_rate=prune_rate)
+        fitted = copy.copy(self)
+        fitted._settle(duplicate(self.net_), self.path_.cut(row))
+        return fitted
+
+
+#: How X is validated: any dimension from 2, any type of number.
+_X_RULES = {"accept_sparse": "csr", "dtype": "numeric", "allow_nd": True}
+
+
+def _refuse_mapping(X, owner):
+    if isinstance(X, Mapping | torch.utils.data.Dataset) and not sparse.issparse(X):
+        raise TypeError(
+            f"X is a {type(X).__name__}; {owner} expects one array, DataFrame or CSR matrix of "
+            "shape (n_samples, ...). Stack the inputs into one array and take them apart in the "
+            "module's forward."
+        )
+
+
+def check_weights(sample_weight, n_rows):
+    """Row weights as a float64 array, or None.
+
+    Raises
+    ------
+    ValueError
+        If they are not one finite number >= 0 a row, some of them > 0.
+    """
+    if sample_weight is None:
+        return None
+    if isinstance(sample_weight, Real):
+        return np.full(n_rows, float(sample_weight))
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.ndim != 1:
+        raise ValueError(f"Sample weights must be 1D array or scalar, got {weights.ndim}D array.")
+    if weights.shape != (n_rows,):
+        raise ValueError(
+            f"sample_weight.shape == {weights.shape}, expected {(n_rows,)}: a weight for each row."
+        )
+    if not np.isfinite(weights).all():
+        raise ValueError("Input sample_weight contains NaN or infinity; expected finite numbers.")
+    if (weights < 0).any():
+        raise ValueError(
+            f"Negative values in data passed to `sample_weight`: {weights.min()} is the smallest. "
+            "Expected numbers >= 0; 0 leaves a row out."
+        )
+    if not weights.any():
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
+
+
+def _as_kwarg(weights, rows):
+    return {} if weights is None else {"sample_weight": weights[rows]}

@@ -1,0 +1,84 @@
+"""Batches cut from whole arrays, with the weights of their rows.
+
+torch's DataLoader collects a batch row by row, which for tables costs more than training on it.
+"""
+
+import numpy as np
+import torch
+from scipy import sparse
+from skorch.dataset import Dataset
+from torch.utils.data import DataLoader, Subset
+
+
+class RowWeights:
+    """The weights of all rows, and of the batch being trained on.
+
+    Batches write `batch`; the weighted loss reads it. ``rows=None`` leaves the loss unweighted.
+    """
+
+    def __init__(self, rows=None):
+        self.rows = rows
+        self.batch = None
+
+
+class ArrayBatches:
+    """Iterate over ``(X, y)`` batches of a skorch Dataset (or nested Subsets of one).
+
+    A batch is one indexing operation on each array; CSR rows are densified here, batch by batch.
+    The order is that of the rows, or with `shuffle` a new one from torch's generator each epoch.
+    """
+
+    def __init__(self, dataset, batch_size=1, shuffle=False, drop_last=False, row_weights=None):
+        rows = None
+        while isinstance(dataset, Subset):
+            indices = torch.as_tensor(np.asarray(dataset.indices))
+            rows = indices if rows is None else indices[rows]
+            dataset = dataset.dataset
+        self.X = dataset.X if sparse.issparse(dataset.X) else torch.as_tensor(dataset.X)
+        self.y = None if dataset.y is None else torch.as_tensor(dataset.y)
+        self.rows = rows
+        self.n_rows = self.X.shape[0] if rows is None else len(rows)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.row_weights = row_weights
+
+    def __len__(self):
+        whole, rest = divmod(self.n_rows, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self):
+        order = torch.randperm(self.n_rows) if self.shuffle else None
+        for batch in range(len(self)):
+            rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            if order is not None:
+                rows = order[rows]
+            if self.rows is not None:
+                rows = self.rows[rows]
+            if self.row_weights is not None and self.row_weights.rows is not None:
+                self.row_weights.batch = self.row_weights.rows[rows]
+            X = take_rows(self.X, rows)
+            yield X, torch.zeros(len(X)) if self.y is None else self.y[rows]
+
+
+def take_rows(X, rows):
+    """Rows of a tensor or CSR matrix, as a dense tensor."""
+    if sparse.issparse(X):
+        if isinstance(rows, torch.Tensor):
+            rows = rows.numpy()
+        return torch.from_numpy(X[rows].toarray())
+    return X[rows]
+
+
+def array_batches(dataset, row_weights=None, **kwargs):
+    """A skorch ``iterator_train``: `ArrayBatches` where the data are arrays, else a DataLoader."""
+    base = dataset
+    while isinstance(base, Subset):
+        base = base.dataset
+    arrays = type(base) is Dataset and (
+        isinstance(base.X, np.ndarray | torch.Tensor) or sparse.issparse(base.X)
+    )
+    options = set(kwargs) <= {"batch_size", "shuffle", "drop_last"}
+    if arrays and options and (base.y is None or isinstance(base.y, np.ndarray | torch.Tensor)):
+        return ArrayBatches(dataset, row_weights=row_weights, **kwargs)
+    return DataLoader(dataset, **kwargs)

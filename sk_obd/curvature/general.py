@@ -1,0 +1,131 @@
+"""Modules of any shape: which parameters have a rule, and one run that keeps what the rules need."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .graph import leaves, piecewise_linear
+from .layers import rule_for
+from .losses import NLL, Loss
+
+
+@dataclass
+class Plan:
+    layers: dict[nn.Module, dict[str, str]]  # by rule: local name -> name
+    rest: list[str]  # by exact per-row derivatives
+    linear: bool  # the logits are piecewise linear in every parameter
+
+
+@dataclass
+class Run:
+    """One batch gone through the module; ``calls`` are (input, output) of each layer with a rule."""
+
+    output: Tensor
+    logits: Tensor
+    calls: dict[nn.Module, list[tuple[Tensor, Tensor]]]
+
+
+@contextmanager
+def watching(layers, calls):
+    """Record (input, output) of the layers; what goes on is a copy, so that nothing changes it in place."""
+
+    def keep(layer, args, kwargs, z):
+        x = args[0] if args else next(iter(kwargs.values()))
+        calls.setdefault(layer, []).append((x.detach(), z))
+        return z.clone() if isinstance(z, Tensor) else z
+
+    handles = [layer.register_forward_hook(keep, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run(module: nn.Module, loss: Loss, X: Tensor, layers) -> Run:
+    calls: dict = {}
+    with watching(layers, calls):
+        output = module(X)
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"the module returned {type(output).__name__}; expected one tensor with a row for every row of X. "
+            "Wrap it in a module that returns the predictions only."
+        )
+    if output.ndim < 1 or len(output) != len(X):
+        raise ValueError(
+            f"the module returned shape {tuple(output.shape)} for {len(X)} rows; expected the rows first."
+        )
+    if isinstance(loss, NLL):
+        loss.check(output.detach())
+    return Run(output.detach(), loss.logits(output), calls)
+
+
+def make_plan(
+    module: nn.Module, loss: Loss, parameters: dict[str, nn.Parameter], X: Tensor
+) -> Plan:
+    """Try the module on a few rows and sort its parameters into those with a rule and the rest."""
+    refuse_batch_statistics(module)
+    known = {parameter: name for name, parameter in parameters.items()}
+    candidates = [
+        m
+        for m in module.modules()
+        if any(p in known for p in m.parameters(recurse=False)) and rule_for(m)
+    ]
+    probe = run(module, loss, X[:2], candidates)
+    edges = leaves(probe.logits)
+    layers, covered = {}, set()
+    for layer in candidates:
+        calls = probe.calls.get(layer, [])
+        own = {local: p for local, p in layer.named_parameters(recurse=False) if p in known}
+        if (
+            len(calls) == 1
+            and all(edges.get(p) == 1 for p in own.values())
+            and by_rows(probe, *calls[0])
+        ):
+            layers[layer] = {local: known[p] for local, p in own.items()}
+            covered.update(own.values())
+    rest = [name for name, p in parameters.items() if p not in covered and p in edges]
+    once = all(edges[p] == 1 for p in parameters.values() if p in edges)
+    return Plan(layers, rest, once and piecewise_linear(probe.logits, loss.top))
+
+
+def by_rows(probe: Run, x: Tensor, z: Tensor) -> bool:
+    """Whether row i of the layer's output reaches row i of the logits alone."""
+    rows = len(probe.logits)
+    if z.ndim < 2 or len(z) != rows or len(x) != rows or not z.requires_grad:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    for i in range(rows):
+        row = probe.logits[i]
+        towards = torch.randn(row.shape, generator=generator, dtype=torch.float64).to(row)
+        (reached,) = torch.autograd.grad(row, z, towards, retain_graph=True, allow_unused=True)
+        if reached is not None and any(reached[j].any() for j in range(rows) if j != i):
+            return False
+    return True
+
+
+def refuse_batch_statistics(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+            raise ValueError(
+                f"layer {name!r} ({layer}) normalises with the statistics of the batch, also in eval mode, so "
+                "rows depend on each other and there is no loss of a single row. Use "
+                "track_running_stats=True, GroupNorm or LayerNorm."
+            )
+
+
+def backward(logits: Tensor, inputs: list[Tensor], S: Tensor) -> list[Tensor | None]:
+    """Gradients for all columns together, or one by one where torch cannot batch them."""
+    try:
+        return torch.autograd.grad(
+            logits, inputs, S, retain_graph=True, is_grads_batched=True, allow_unused=True
+        )
+    except RuntimeError:
+        each = [
+            torch.autograd.grad(logits, inputs, s, retain_graph=True, allow_unused=True) for s in S
+        ]
+        return [None if column[0] is None else torch.stack(column) for column in zip(*each)]

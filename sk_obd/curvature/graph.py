@@ -1,0 +1,68 @@
+"""What autograd's graph says about a computation: its leaves, its operations, how often a leaf is used."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from torch import Tensor
+
+ELEMENTWISE = frozenset(
+    "Relu LeakyRelu Elu Selu Celu Gelu Silu Mish Tanh Sigmoid Softplus LogSigmoid Hardtanh Hardswish "
+    "Hardsigmoid Threshold Softshrink Hardshrink Exp Log Sqrt Sin Cos Abs Neg Clamp "
+    "View UnsafeView ReshapeAlias Squeeze Unsqueeze Clone Alias".split()
+)
+PIECEWISE_LINEAR = frozenset(
+    "AccumulateGrad Addmm Mm Bmm Baddbmm Linear T Transpose Permute View UnsafeView ReshapeAlias Squeeze "
+    "Unsqueeze Clone Alias Relu LeakyRelu Hardtanh Threshold Clamp Add Sub Neg Convolution MaxPoolWithIndices "
+    "AvgPool AdaptiveAvgPool AdaptiveMaxPool Mean Sum Cat Stack Split Slice Select Expand Constantpad "
+    "Embedding Dropout Amax Max Index AsStrided SqueezeBackward Chunk Unbind Flip Roll "
+    "ReflectionPad ReplicationPad UpsampleNearest ThAddmm Addbmm MkldnnConvolution CudnnConvolution "
+    "SplitWithSizes".lower().split()
+)
+
+
+def plain_name(node) -> str:
+    """``"AddmmBackward0"`` -> ``"Addmm"``, ``"MaxPool2DWithIndicesBackward0"`` -> ``"MaxPoolWithIndices"``."""
+    return re.sub(r"Backward\d*$", "", node.name()).replace("_", "")
+
+
+def nodes(start):
+    """The node ``start`` and every node behind it, once."""
+    stack = [start]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        yield node
+        for after, _ in node.next_functions:
+            if after is not None and after not in seen:
+                seen.add(after)
+                stack.append(after)
+
+
+def leaves(tensor: Tensor) -> dict[Tensor, int]:
+    """The leaves a tensor depends on, each with the number of edges into it."""
+    if tensor.grad_fn is None:
+        return {tensor: 1} if tensor.requires_grad else {}
+    edges = Counter(
+        after
+        for node in nodes(tensor.grad_fn)
+        for after, _ in node.next_functions
+        if after is not None and hasattr(after, "variable")
+    )
+    return {node.variable: count for node, count in edges.items()}
+
+
+def elementwise(tensor: Tensor) -> bool:
+    """Whether only operations known to be elementwise lie behind the tensor."""
+    behind = nodes(tensor.grad_fn)
+    return all(hasattr(n, "variable") or plain_name(n) in ELEMENTWISE for n in behind)
+
+
+def piecewise_linear(tensor: Tensor, top: frozenset[str] = frozenset()) -> bool:
+    """Whether the tensor, before operations named in ``top``, is piecewise linear in every leaf used once."""
+    start = tensor.grad_fn
+    while start is not None and plain_name(start) in top:
+        start = start.next_functions[0][0]
+    behind = nodes(start) if start is not None else ()
+    return all(re.sub(r"\dd", "", plain_name(n).lower()) in PIECEWISE_LINEAR for n in behind)

@@ -1,0 +1,310 @@
+"""One rule a layer type: how derivatives at a layer's output become derivatives of its parameters.
+
+A rule applies to layers whose output is affine in each of their parameters. Its heart is
+``pull(layer, x, G)``: for columns ``G`` of shape ``(k, n, ...)`` at the output it gives, for every parameter,
+the ``(k, n, *parameter.shape)`` columns of each row, summed over the positions that share the parameter.
+From them follow all diagonals, ``sum over k and n of pull(A) * pull(B)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LIMIT = 1 << 20  # numbers held at once while per-row columns of a parameter are squared
+RULES: dict[type, Rule] = {}
+
+
+class Rule:
+    """How a layer type pulls columns at its output back to its parameters."""
+
+    def __init__(self, pull: Callable | None = None):
+        if pull is not None:
+            self.pull = pull
+
+    def accepts(self, layer: nn.Module) -> bool:
+        return True
+
+    def pull(self, layer: nn.Module, x: Tensor, G: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def contract(
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        A: Tensor,
+        B: Tensor | None = None,
+        signs: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Sum over columns and rows of ``signs * pull(A) * pull(B)``; B=None stands for A."""
+        size = max(p.numel() for p in layer.parameters(recurse=False)) * A.shape[1]
+        step = max(1, LIMIT // max(1, size))
+        total: dict[str, Tensor] = {}
+        for start in range(0, len(A), step):
+            part = slice(start, start + step)
+            left = self.pull(layer, x, A[part])
+            right = left if B is None else self.pull(layer, x, B[part])
+            for name, column in left.items():
+                product = column * right[name]
+                if signs is not None:
+                    product = product * signs[part].reshape(
+                        *product.shape[:2], *[1] * (product.ndim - 2)
+                    )
+                add(total, name, product.sum((0, 1)))
+        return total
+
+
+def add(total: dict, name: str, value: Tensor) -> None:
+    if name in total:
+        total[name] += value
+    else:
+        total[name] = value
+
+
+def register_rule(kind: type, rule: Rule | Callable) -> None:
+    """Teach the fast routes a layer type.
+
+    Parameters
+    ----------
+    kind : type
+        A subclass of nn.Module; its own subclasses are covered unless they override ``forward``.
+    rule : Rule or callable(layer, x, G) -> dict
+        The pull: from the layer, its input ``x`` (n, ...) and columns ``G`` (k, n, ...) at its output to
+        ``{local parameter name: (k, n, *parameter.shape)}``. The output must be affine in each parameter.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Scale(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.by = torch.nn.Parameter(torch.ones(3))
+    ...     def forward(self, x):
+    ...         return x * self.by
+    >>> register_rule(Scale, lambda layer, x, G: {"by": G * x})
+    """
+    RULES[kind] = rule if isinstance(rule, Rule) else Rule(rule)
+
+
+def rule_for(layer: nn.Module) -> Rule | None:
+    for kind in type(layer).__mro__:
+        if kind in RULES:
+            same = type(layer).forward is kind.forward
+            return RULES[kind] if same and RULES[kind].accepts(layer) else None
+    return None
+
+
+def squares(A: Tensor, B: Tensor | None, signs: Tensor | None) -> Tensor:
+    """Sum over columns of ``signs * A * B``: (k, n, ...) -> (n, ...)."""
+    product = A.square() if B is None else A * B
+    if signs is not None:
+        product *= signs.reshape(*signs.shape, *[1] * (product.ndim - 2))
+    return product.sum(0)
+
+
+def outer_squares(left: Tensor, right: Tensor, B: tuple | None, signs: Tensor | None) -> Tensor:
+    """Sum over columns k and rows n of ``(left @ right)**2``, a matrix a group.
+
+    ``left`` (k | 1, n, g, a, p), ``right`` (k | 1, n, g, p, b) -> (g, a, b). B: the same pair for the other
+    factor, where the product of two different columns is wanted.
+    """
+    k = max(len(left), len(right))
+    n, g, a = left.shape[1:4]
+    b = right.shape[-1]
+    total = left.new_zeros(g * a * b)
+    step = max(1, LIMIT // (g * a * b))
+
+    def product(pair, i, rows):
+        one, two = (t[i if len(t) > 1 else 0, rows] for t in pair)
+        return torch.bmm(one.flatten(0, 1), two.flatten(0, 1)).view(len(one), g * a * b)
+
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        for i in range(k):
+            J = product((left, right), i, rows)
+            J = J.square_() if B is None else J * product(B, i, rows)
+            total += J.sum(0) if signs is None else signs[i, rows] @ J
+    return total.view(g, a, b)
+
+
+class LinearRule(Rule):
+    def pull(self, layer, x, G):
+        n, k = len(x), len(G)
+        x, G = x.reshape(n, -1, x.shape[-1]), G.reshape(k, n, -1, G.shape[-1])
+        return {"weight": torch.einsum("knpo,npi->knoi", G, x), "bias": G.sum(2)}
+
+    def contract(self, layer, x, A, B=None, signs=None):
+        if x.ndim == 2:
+            E = squares(A, B, signs)
+            return {"weight": E.T @ x.square(), "bias": E.sum(0)}
+        n, k = len(x), len(A)
+        x = x.reshape(1, n, 1, -1, x.shape[-1])
+        A = A.reshape(k, n, 1, -1, A.shape[-1])
+        B = B if B is None else B.reshape(A.shape)
+        total = outer_squares(A.mT, x, None if B is None else (B.mT, x), signs)
+        bias = squares(A.sum(3), None if B is None else B.sum(3), signs)
+        return {"weight": total[0], "bias": bias.sum((0, 1))}
+
+
+def windows(layer: nn.Module, x: Tensor) -> Tensor:
+    """What every output position of a convolution reads: (m, groups, channels / groups * kernel, positions)."""
+    if isinstance(layer.padding, str):
+        total = [
+            dil * (k - 1) if layer.padding == "same" else 0
+            for dil, k in zip(layer.dilation, layer.kernel_size)
+        ]
+        pads = [(t // 2, t - t // 2) for t in total]
+    else:
+        pads = [(p, p) for p in layer.padding]
+    pads = [side for pair in reversed(pads) for side in pair]
+    if any(pads):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(x, pads, mode=mode)
+    x = x.contiguous()
+    sizes = [
+        (s - dil * (k - 1) - 1) // st + 1
+        for s, k, st, dil in zip(x.shape[2:], layer.kernel_size, layer.stride, layer.dilation)
+    ]
+    strides = x.stride()
+    view = x.as_strided(
+        (*x.shape[:2], *layer.kernel_size, *sizes),
+        (
+            *strides[:2],
+            *(s * dil for s, dil in zip(strides[2:], layer.dilation)),
+            *(s * st for s, st in zip(strides[2:], layer.stride)),
+        ),
+    )
+    return view.reshape(len(x), layer.groups, -1, math.prod(sizes))
+
+
+class ConvRule(Rule):
+    """weight (out, in / groups, *kernel): the columns times the windows of the input."""
+
+    def parts(self, layer, x, G):
+        left = G.reshape(*G.shape[:2], layer.groups, layer.out_channels // layer.groups, -1)
+        return left, windows(layer, x)[None].mT
+
+    def pull(self, layer, x, G):
+        left, right = self.parts(layer, x, G)
+        return {
+            "weight": (left @ right).reshape(*G.shape[:2], *layer.weight.shape),
+            "bias": G.flatten(3).sum(3),
+        }
+
+    def contract(self, layer, x, A, B=None, signs=None):
+        left, right = self.parts(layer, x, A)
+        other = None if B is None else self.parts(layer, x, B)
+        weight = outer_squares(left, right, other, signs).reshape(layer.weight.shape)
+        bias = squares(A.flatten(3).sum(3), None if B is None else B.flatten(3).sum(3), signs)
+        return {"weight": weight, "bias": bias.sum(0)}
+
+
+class ConvTransposeRule(ConvRule):
+    """weight (in, out / groups, *kernel): the input times the windows of the columns."""
+
+    def parts(self, layer, x, G):
+        k, n = G.shape[:2]
+        wide = windows(layer, G.flatten(0, 1))
+        return x.reshape(1, n, layer.groups, -1, wide.shape[-1]), wide.reshape(
+            k, n, *wide.shape[1:]
+        ).mT
+
+
+class EmbeddingRule(Rule):
+    """weight (words, d): a row's positions with the same word are summed, then squared."""
+
+    def accepts(self, layer):
+        if layer.max_norm is not None:
+            raise ValueError(
+                "Embedding with max_norm changes its weights in every forward pass, so they have no fixed "
+                "second derivative; set max_norm=None."
+            )
+        return True
+
+    def pull(self, layer, x, G):
+        k, n = G.shape[:2]
+        words, G = x.reshape(n, -1), G.reshape(k, n, -1, G.shape[-1])
+        if layer.padding_idx is not None:
+            G = G * (words != layer.padding_idx)[..., None]
+        out = G.new_zeros(k, n, *layer.weight.shape)
+        return {"weight": out.scatter_add_(2, words[None, ..., None].expand_as(G), G)}
+
+    def contract(self, layer, x, A, B=None, signs=None):
+        n = len(x)
+        words = x.reshape(n, -1)
+        first = (words.unsqueeze(2) == words.unsqueeze(1)).to(torch.uint8).argmax(2)
+        kept = None if layer.padding_idx is None else words != layer.padding_idx
+
+        def gathered(G):
+            G = G.reshape(len(G), n, -1, G.shape[-1])
+            if kept is not None:
+                G = G * kept[..., None]
+            return torch.zeros_like(G).scatter_add_(2, first[None, ..., None].expand_as(G), G)
+
+        E = squares(gathered(A), None if B is None else gathered(B), signs)
+        weight = E.new_zeros(layer.weight.shape)
+        return {"weight": weight.index_add_(0, words.flatten(), E.flatten(0, 1))}
+
+
+class NormRule(Rule):
+    """weight * normalised + bias, where ``normalised(layer, x)`` is the layer without its parameters."""
+
+    def __init__(self, normalised, by_channel):
+        self.normalised, self.by_channel = normalised, by_channel
+
+    def accepts(self, layer):
+        return not (
+            isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
+        )
+
+    def pull(self, layer, x, G):
+        shared = G * self.normalised(layer, x)
+        if self.by_channel:
+            return {
+                "weight": shared.flatten(3).sum(3) if G.ndim > 3 else shared,
+                "bias": G.flatten(3).sum(3) if G.ndim > 3 else G,
+            }
+        shape = (*G.shape[:2], -1, *layer.normalized_shape)
+        return {"weight": shared.reshape(shape).sum(2), "bias": G.reshape(shape).sum(2)}
+
+
+def prelu(layer, x, G):
+    shared = G * x.clamp(max=0)
+    if layer.num_parameters == 1:
+        return {"weight": shared.flatten(2).sum(2, keepdim=True)}
+    return {"weight": shared.flatten(3).sum(3) if G.ndim > 3 else shared}
+
+
+def batch_norm(layer, x):
+    return F.batch_norm(x, layer.running_mean, layer.running_var, eps=layer.eps)
+
+
+def instance_norm(layer, x):
+    own = layer.running_mean is None
+    return F.instance_norm(
+        x, layer.running_mean, layer.running_var, use_input_stats=own, eps=layer.eps
+    )
+
+
+for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+    register_rule(kind, ConvRule())
+for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
+    register_rule(kind, ConvTransposeRule())
+for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+    register_rule(kind, NormRule(batch_norm, True))
+for kind in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d):
+    register_rule(kind, NormRule(instance_norm, True))
+register_rule(
+    nn.GroupNorm, NormRule(lambda layer, x: F.group_norm(x, layer.num_groups, eps=layer.eps), True)
+)
+register_rule(
+    nn.LayerNorm,
+    NormRule(lambda layer, x: F.layer_norm(x, layer.normalized_shape, eps=layer.eps), False),
+)
+register_rule(nn.PReLU, Rule(prelu))
+register_rule(nn.Linear, LinearRule())
+register_rule(nn.Embedding, EmbeddingRule())

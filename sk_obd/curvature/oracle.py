@@ -1,0 +1,88 @@
+"""The slow, obvious way: explicit Jacobians and Hessians a row, for tests and tiny networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .diagonal import as_it_was, check_rows
+from .losses import resolve
+
+
+def dense_diagonal(
+    module: nn.Module,
+    criterion,
+    X,
+    y,
+    *,
+    sample_weight=None,
+    method: str = "hessian",
+    outputs: str | None = None,
+) -> dict[str, Tensor]:
+    """What :func:`diagonal` returns, by plain autograd: one backward pass a parameter and row.
+
+    Parameters
+    ----------
+    module, criterion, X, y, sample_weight, outputs
+        As for :func:`diagonal`.
+    method : {"hessian", "ggn"}
+        ``diag(H)`` entry by entry, or ``diag(J^T H J)`` from the full Jacobian ``J`` of the logits and the
+        full Hessian ``H`` of the loss by them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> X, y = torch.tensor([[1., 0.], [3., 1.]]), torch.zeros(2, 1)
+    >>> dense_diagonal(torch.nn.Linear(2, 1), torch.nn.MSELoss(), X, y)
+    {'weight': tensor([[10.,  1.]]), 'bias': tensor([2.])}
+    """
+    if method not in ("hessian", "ggn"):
+        raise ValueError(f"method={method!r} is not known; expected 'hessian' or 'ggn'.")
+    loss = resolve(criterion, outputs)
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    X, y, w = check_rows(module, X, y, sample_weight)
+    total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+    denominator = 0.0
+    with as_it_was(module):
+        for i in range(len(X)):
+            row, target = X[i : i + 1], y[i : i + 1]
+            output = module(row)
+            denominator += float(w[i] * loss.normalisers(output.detach(), target).sum())
+            one = hessian_row if method == "hessian" else ggn_row
+            for name, value in one(loss, output, target, parameters).items():
+                total[name] += w[i] * value
+    return {name: value / denominator for name, value in total.items()}
+
+
+def hessian_row(loss, output: Tensor, target: Tensor, parameters: dict) -> dict[str, Tensor]:
+    value = loss.exact_rows(output, target).sum()
+    out = {}
+    for name, p in parameters.items():
+        (slope,) = torch.autograd.grad(value, p, create_graph=True, allow_unused=True)
+        if slope is not None and slope.requires_grad:
+            seconds = [
+                grad_or_zero(entry, p).flatten()[k] for k, entry in enumerate(slope.flatten())
+            ]
+            out[name] = torch.stack(seconds).view(p.shape)
+    return out
+
+
+def ggn_row(loss, output: Tensor, target: Tensor, parameters: dict) -> dict[str, Tensor]:
+    logits = loss.logits(output)
+
+    def numerator(flat: Tensor) -> Tensor:
+        return loss.rows_at(flat.view(logits.shape), target).sum()
+
+    H = torch.autograd.functional.hessian(numerator, logits.detach().flatten())
+    out = {}
+    for name, p in parameters.items():
+        J = torch.stack([grad_or_zero(entry, p).flatten() for entry in logits.flatten()])
+        out[name] = torch.einsum("ak,ab,bk->k", J, H, J).view(p.shape)
+    return out
+
+
+def grad_or_zero(value: Tensor, at: Tensor) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(at)
+    (slope,) = torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(at) if slope is None else slope.detach()

@@ -1,0 +1,62 @@
+"""What one call of :func:`diagonal` works on: the module, the loss, the parameters wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .general import Plan, make_plan
+from .losses import Loss
+
+
+class Buffers:
+    """Large tensors lent again and again, since fresh memory costs as much as the arithmetic."""
+
+    def __init__(self):
+        self.held: dict = {}
+
+    def lend(self, key, like: Tensor, *shape: int) -> Tensor:
+        size = 1
+        for extent in shape:
+            size *= extent
+        flat = self.held.get(key)
+        if (
+            flat is None
+            or flat.numel() < size
+            or flat.dtype != like.dtype
+            or flat.device != like.device
+        ):
+            flat = self.held[key] = like.new_empty(size)
+        return flat[:size].view(shape)
+
+
+@dataclass
+class Problem:
+    module: nn.Module
+    loss: Loss
+    parameters: dict[str, nn.Parameter]
+    generator: torch.Generator | None = None
+    chain: bool = False  # whether it may be a chain
+    plan: Plan | None = None  # how the general routes go about it
+    vectorised: bool = True  # whether torch.func copes with the module
+    buffers: Buffers = field(default_factory=Buffers)
+
+    def get_plan(self, X: Tensor) -> Plan:
+        if self.plan is None:
+            self.plan = make_plan(self.module, self.loss, self.parameters, X)
+        return self.plan
+
+    def names(self, layer: nn.Module) -> dict[str, str]:
+        """Local parameter name -> its name in the module, for the trainable parameters of a layer."""
+        known = {parameter: name for name, parameter in self.parameters.items()}
+        return {
+            local: known[parameter]
+            for local, parameter in layer.named_parameters(recurse=False)
+            if parameter in known
+        }
+
+
+Method = Callable[[Problem, Tensor, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]

@@ -1,0 +1,136 @@
+"""What is alive: which parameters may be deleted, and how deleted ones are held at zero."""
+
+import re
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+#: Layers whose few parameters scale or shift whole units; deleting one is not deleting a weight.
+NOT_PRUNED = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+)
+
+
+def prunable_names(module, prunable=None):
+    """Names of the parameters of `module` that may be deleted.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    prunable : None, str, list of str or callable, default=None
+        None: every trainable parameter except those of normalisation layers and PReLU. A str is
+        searched in the names as a regular expression; a list names them; a callable gets
+        ``(name, parameter)`` and returns a bool.
+
+    Returns
+    -------
+    list of str
+        In the order of ``module.named_parameters()``.
+
+    Raises
+    ------
+    ValueError
+        If nothing matches, or a listed name is not a trainable parameter.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    >>> prunable_names(net)
+    ['0.weight', '0.bias']
+    >>> prunable_names(net, r"weight$")
+    ['0.weight', '1.weight']
+    """
+    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if prunable is None:
+        spared = {
+            id(p) for m in module.modules() if isinstance(m, NOT_PRUNED) for p in m.parameters()
+        }
+        chosen = [name for name, p in trainable.items() if id(p) not in spared]
+    elif isinstance(prunable, str):
+        chosen = [name for name in trainable if re.search(prunable, name)]
+    elif callable(prunable):
+        chosen = [name for name, p in trainable.items() if prunable(name, p)]
+    else:
+        wanted = list(prunable)
+        unknown = [name for name in wanted if name not in trainable]
+        if unknown:
+            raise ValueError(
+                f"prunable names {unknown[0]!r}, which is no trainable parameter of the network. "
+                f"Its trainable parameters are {', '.join(trainable)}."
+            )
+        chosen = [name for name in trainable if name in set(wanted)]
+    if not chosen:
+        raise ValueError(
+            f"prunable={prunable!r} matches no trainable parameter of the network, so nothing "
+            f"could be deleted. Its trainable parameters are {', '.join(trainable) or '(none)'}."
+        )
+    return chosen
+
+
+def all_alive(module):
+    """A mask of True for every parameter of `module`, tied ones once."""
+    return {
+        name: torch.ones_like(p, dtype=torch.bool, requires_grad=False)
+        for name, p in module.named_parameters()
+    }
+
+
+def count_alive(masks):
+    """Number of parameters alive."""
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+@torch.no_grad()
+def zero_deleted(module, masks):
+    """Set every deleted parameter of `module` to 0.0, in place."""
+    for name, parameter in module.named_parameters():
+        if name in masks:
+            # Not a product: 0 * -1 is -0.0, and 0 * inf is NaN.
+            parameter.masked_fill_(~masks[name].to(parameter.device), 0.0)
+
+
+@contextmanager
+def held_at_zero(module, optimizers, masks):
+    """Keep deleted parameters at exactly zero while `optimizers` train `module`.
+
+    The gradient of a deleted parameter is zeroed before the optimiser sees it, so no direction
+    that an optimiser builds (momentum, a line search) moves it; after every step it is set to
+    zero, so nothing that an optimiser adds (weight decay) stays.
+    """
+    parameters = dict(module.named_parameters())
+    deleted = [
+        (parameters[name], ~mask.to(parameters[name].device))
+        for name, mask in masks.items()
+        if not bool(mask.all())
+    ]
+
+    @torch.no_grad()
+    def zero(*_):
+        for parameter, gone in deleted:
+            parameter.masked_fill_(gone, 0.0)
+
+    handles = []
+    if deleted:
+        handles += [
+            parameter.register_hook(lambda gradient, gone=gone: gradient.masked_fill(gone, 0.0))
+            for parameter, gone in deleted
+            if parameter.requires_grad
+        ]
+        handles += [optimizer.register_step_post_hook(zero) for optimizer in optimizers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

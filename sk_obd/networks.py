@@ -1,0 +1,279 @@
+"""A user's skorch net made ready: copied, started, and checked against the data."""
+
+import copy
+import inspect
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import clone
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from skorch.dataset import Dataset
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from .batches import array_batches, take_rows
+from .curvature.losses import resolve
+
+BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)
+
+#: Rows predicted or measured at a time.
+PREDICTION_ROWS = 1024
+
+#: Multiply-adds of a training step up to which one thread is at least as fast as two
+#: (docs/benchmarks/training.py, ``--threads``).
+SMALL_STEP = 2e7
+
+
+def check_net(net, kind, owner):
+    """Refuse what is no skorch net, or one for the other kind of task, with the line to write."""
+    right, wrong = {
+        "classifier": (NeuralNetClassifier, NeuralNetRegressor),
+        "regressor": (NeuralNetRegressor, (NeuralNetClassifier, NeuralNetBinaryClassifier)),
+    }[kind]
+    if isinstance(net, nn.Module) or (isinstance(net, type) and issubclass(net, nn.Module)):
+        name = net.__name__ if isinstance(net, type) else type(net).__name__
+        criterion = "torch.nn.CrossEntropyLoss" if kind == "classifier" else "torch.nn.MSELoss"
+        raise TypeError(
+            f"net={name} is a torch module; {owner} expects a skorch net, which also says how it "
+            f"is trained. Write {owner}({right.__name__}({name}, criterion={criterion}, "
+            "optimizer=torch.optim.Adam, lr=1e-3, max_epochs=50))."
+        )
+    if not isinstance(net, NeuralNet):
+        raise TypeError(
+            f"net is a {type(net).__name__}; {owner} expects a skorch net, for instance "
+            f"{right.__name__}(MyModule), or None for a default multilayer perceptron."
+        )
+    if isinstance(net, wrong):
+        raise TypeError(
+            f"net is a {type(net).__name__}, made for the other kind of task; {owner} expects a "
+            f"{kind}'s net. Write {owner}({right.__name__}(...))."
+        )
+
+
+def duplicate(net):
+    """A copy of a skorch net, with its weights where it is initialised."""
+    copied = clone(net)
+    if net.initialized_:
+        verbose, copied.verbose = copied.verbose, 0
+        copied.initialize()
+        copied.verbose = verbose
+        _copy_parts(net, copied)
+    return copied
+
+
+def _copy_parts(source, target):
+    """Give `target` copies of every module and criterion of `source`, weights included."""
+    memo = {}
+    for name, part in parts_of(source).items():
+        # One memo: a parameter shared by two parts stays shared.
+        setattr(target, name, copy.deepcopy(part, memo))
+    if isinstance(target.module, nn.Module):
+        target.module = target.module_
+    target.initialize_optimizer()
+
+
+def parts_of(net):
+    """The initialised modules and criteria of a net, by attribute."""
+    return {k: v for k, v in vars(net).items() if k.endswith("_") and isinstance(v, nn.Module)}
+
+
+def start(net, X, y, *, verbose=0):
+    """An initialised copy of `net`, trained as small networks are best trained.
+
+    Data are cut from whole arrays, an optimiser that has a fused form uses it, nothing is
+    printed unless asked, and the net's validation split is used only where a callback needs it.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Left as it is. If initialised, the copy starts from its weights.
+    X, y : array or CSR matrix, array
+        What callbacks that size the module look at, and a lazy layer (the first rows of X).
+    verbose : int, default=0
+        The copy's own ``verbose``.
+    """
+    ours = clone(net)
+    settings = {"verbose": verbose, "warm_start": False}
+    for iterator in ("iterator_train", "iterator_valid"):
+        if getattr(ours, iterator) is DataLoader and ours.dataset is Dataset:
+            settings[iterator] = array_batches
+            if iterator == "iterator_valid" and f"{iterator}__batch_size" not in vars(ours):
+                # Prediction needs no gradients: larger batches are faster and fit in memory.
+                settings[f"{iterator}__batch_size"] = PREDICTION_ROWS
+    if not monitors_validation(ours):
+        settings["train_split"] = None
+    ours.set_params(**settings)
+    if _can_fuse(ours):
+        ours.set_params(optimizer__fused=True)
+    if not verbose and ours.callbacks != "disable":
+        ours.set_params(callbacks__print_log=None)
+    ours.initialize()
+    # Here callbacks such as skorch's InputShapeSetter rebuild the module for this X.
+    ours.notify("on_train_begin", X=X, y=y)
+    if net.initialized_:
+        _copy_parts(net, ours)
+    if any(isinstance(p, UninitializedParameter) for p in ours.module_.parameters()):
+        trial_output(ours, cast(X, input_dtype(ours.module_, X)))
+        ours.initialize_optimizer()
+    return ours
+
+
+def monitors_validation(net):
+    """Whether a callback of the user looks at the net's own validation data.
+
+    That is: it monitors something named ``valid_...``, or it scores (skorch's scoring callbacks
+    look at validation data unless told ``on_train=True``), or it decides by a function.
+    """
+    if not isinstance(net.callbacks, list | tuple):
+        return False
+    for entry in net.callbacks:
+        callback = entry[1] if isinstance(entry, tuple) else entry
+        if isinstance(callback, type):
+            callback = callback()
+        monitor = getattr(callback, "monitor", None)
+        if callable(monitor) or str(monitor).startswith("valid"):
+            return True
+        if getattr(callback, "on_train", None) is False:
+            return True
+    return False
+
+
+def _can_fuse(net):
+    """Whether the optimiser has a fused form and the user chose nothing that excludes it."""
+    chosen = {"fused", "foreach", "differentiable", "capturable"}
+    if any(f"optimizer__{option}" in vars(net) for option in chosen):
+        return False
+    try:
+        return "fused" in inspect.signature(net.optimizer).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def input_dtype(module, X):
+    """The dtype in which X enters the module: its own floating type; int64 for an Embedding."""
+    if np.issubdtype(X.dtype, np.integer) and any(
+        isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules()
+    ):
+        return torch.int64
+    return module_dtype(module)
+
+
+def cast(X, dtype):
+    """X as a tensor of a type; a CSR matrix stays one."""
+    if sparse.issparse(X):
+        return X.astype(torch.empty(0, dtype=dtype).numpy().dtype)
+    return torch.from_numpy(np.require(X, requirements=["C", "W"])).to(dtype)
+
+
+def module_dtype(module):
+    """Floating type of the module's parameters (torch's default where they do not say)."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.get_default_dtype()
+
+
+@contextmanager
+def evaluating(module):
+    """Put `module` in eval mode; give every submodule its own mode back on leaving."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, mode in modes:
+            submodule.training = mode
+
+
+def trial_output(net, X):
+    """What the net returns for the first rows of X, in eval mode.
+
+    Raises
+    ------
+    ValueError
+        If the module cannot take X; the message says what X looked like.
+    """
+    rows = take_rows(X, slice(0, min(X.shape[0], 2)))
+    try:
+        with evaluating(net.module_), torch.no_grad():
+            output = net.infer(torch.as_tensor(rows))
+    except Exception as error:
+        raise ValueError(
+            f"The module {type(net.module_).__name__} could not compute an output for X of shape "
+            f"{tuple(X.shape)} and type {rows.dtype}: {error}. Give X the shape the module "
+            "expects, or build the module for this X (skorch's InputShapeSetter does it)."
+        ) from error
+    return output[0] if isinstance(output, tuple) else output
+
+
+def outputs_of(net):
+    """What the module returns where the criterion leaves it open (see ``curvature.diagonal``)."""
+    if isinstance(net.criterion_, nn.NLLLoss):
+        # skorch's classifier takes the logarithm itself.
+        return "proba" if isinstance(net, NeuralNetClassifier) else "log_proba"
+    return None
+
+
+def class_targets(net, output, y, n_classes):
+    """Class codes `y` as the net's criterion takes them.
+
+    Raises
+    ------
+    ValueError
+        If the module's output width does not fit the number of classes.
+    """
+    name = type(net.module_).__name__
+    if isinstance(net.criterion_, BINARY_LOSSES):
+        if n_classes != 2 or output.numel() != len(output):
+            raise ValueError(
+                f"{name} returns shape {tuple(output.shape)} for {len(output)} rows with "
+                f"{type(net.criterion_).__name__}, which is for two classes and one output; y has "
+                f"{n_classes} classes. Use torch.nn.CrossEntropyLoss and one output for each class."
+            )
+        return y.to(output.dtype).reshape(-1, *output.shape[1:])
+    if output.ndim != 2 or output.shape[1] != n_classes:
+        raise ValueError(
+            f"{name} returns shape {tuple(output.shape)} for {len(output)} rows; y has "
+            f"{n_classes} classes, so shape ({len(output)}, {n_classes}) was expected. Make its "
+            f"last layer {n_classes} wide."
+        )
+    return y
+
+
+def value_targets(net, output, y):
+    """Regression targets `y` of shape (n,) or (n, k), in the shape of the net's output.
+
+    Raises
+    ------
+    ValueError
+        If the module's output width does not fit y.
+    """
+    width = 1 if y.ndim == 1 else y.shape[1]
+    found = output.numel() // len(output)
+    if found != width:
+        raise ValueError(
+            f"{type(net.module_).__name__} returns shape {tuple(output.shape)} for {len(output)} "
+            f"rows; y has {width} target(s). Make its last layer {width} wide."
+        )
+    return y.to(output.dtype).reshape(-1, *output.shape[1:])
+
+
+def check_criterion(net, output, target):
+    """Refuse a criterion that cannot judge (output, target), before any training."""
+    loss = resolve(net.criterion_, outputs_of(net))
+    with torch.no_grad():
+        loss.rows(output, target[: len(output)])
+
+
+def is_small(net, X):
+    """Whether a training step of `net` is so short that a second thread does not pay."""
+    n_rows = X.shape[0]
+    batch = n_rows if net.batch_size == -1 else min(net.batch_size, n_rows)
+    with FlopCounterMode(display=False) as counter:
+        output = trial_output(net, X)
+    # Forward and backward together cost about three times the forward pass.
+    return 3 * counter.get_total_flops() / 2 / len(output) * batch <= SMALL_STEP

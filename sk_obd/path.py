@@ -1,0 +1,263 @@
+"""The pruning path: what each deletion was predicted to cost, what it cost, what was left."""
+
+import html
+
+import numpy as np
+import torch
+
+#: A row an iteration; row 0 is the dense network.
+COLUMNS = (
+    "n_params",
+    "prune_rate",
+    "n_deleted",
+    "predicted_increase",
+    "actual_increase",
+    "loss",
+    "train_score",
+    "validation_score",
+    "n_epochs",
+    "gradient_norm",
+    "negative_curvature",
+    "fit_time",
+)
+
+
+class PruningPath:
+    """The rows of a pruning path and the networks at them.
+
+    A sequence of rows (dicts): ``path[0]`` is the dense network, ``path[i]`` the network after
+    iteration i. All losses are of the training rows, in eval mode, without penalty, in float64.
+
+    ==================== =====================================================================
+    n_params             parameters alive
+    prune_rate           share of the prunable parameters deleted so far
+    n_deleted            deleted in this iteration
+    predicted_increase   sum of their saliencies (NaN where the saliency is no loss)
+    actual_increase      increase of the training loss by deleting them, before retraining
+    loss                 training loss after retraining
+    train_score          score on the training rows
+    validation_score     score on the validation rows (NaN without)
+    n_epochs             epochs trained in this iteration
+    gradient_norm        norm of the loss' gradient in the parameters alive
+    negative_curvature   share of h_kk < 0 among the prunable parameters alive (NaN where the
+                         kind of curvature cannot be negative): at a minimum it is 0
+    fit_time             seconds
+    ==================== =====================================================================
+
+    Attributes
+    ----------
+    kept : int
+        Row of the network that the estimator holds (not the last where a stop rule went on).
+    history : list of dict
+        skorch's records of all epochs, each with its ``iteration``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_obd import OBDClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> path = OBDClassifier(prune_rate=0.5, step=None, random_state=0).fit(X, y).path_
+    >>> len(path), path[0]["n_params"], path[1]["n_params"]
+    (2, 803, 401)
+    """
+
+    def __init__(self, module, prunable, *, keep="all"):
+        self.prunable = list(prunable)
+        self.keep = keep
+        self.kept = 0
+        self.rows = []
+        self.history = []
+        self.networks = {}
+        self.saliency = None
+        self.deleted_at = {
+            name: torch.zeros(p.shape, dtype=torch.int32) for name, p in module.named_parameters()
+        }
+        self.n_prunable = sum(self.deleted_at[name].numel() for name in self.prunable)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+    @property
+    def n_deleted(self):
+        """Number of parameters deleted so far."""
+        return sum(int((at > 0).sum()) for at in self.deleted_at.values())
+
+    def masks(self, row=None):
+        """Masks at a row (default: the last), True = alive."""
+        row = len(self.rows) if row is None else range(len(self.rows))[row]
+        return {name: (at == 0) | (at > row) for name, at in self.deleted_at.items()}
+
+    def mark_deleted(self, gone):
+        """Note what the iteration that becomes the next row deletes."""
+        for name, chosen in gone.items():
+            self.deleted_at[name][chosen.cpu()] = len(self.rows)
+
+    def forget_unfinished(self):
+        """Forget what belongs to an iteration that never became a row."""
+        for at in self.deleted_at.values():
+            at[at >= len(self.rows)] = 0
+
+    def append(self, row, module, epochs, saliency, *, kept=True):
+        """Add a row, its network and its epochs.
+
+        `kept` says that the estimator would hold this network; `saliency` is kept with it.
+        """
+        i, masks = len(self.rows), self.masks()
+        self.rows.append({column: row[column] for column in COLUMNS})
+        self.history += [{**epoch, "iteration": i} for epoch in epochs]
+        if kept:
+            self.kept, self.saliency = i, saliency
+            if self.keep == "last":
+                self.networks.clear()
+        if kept or self.keep == "all":
+            self.networks[i] = _snapshot(module, masks)
+
+    def ranking(self):
+        """1 = alive at the kept row; larger = deleted earlier (as in scikit-learn's RFE)."""
+        return {
+            name: torch.where((at == 0) | (at > self.kept), 1, self.kept - at + 2)
+            for name, at in self.deleted_at.items()
+        }
+
+    def load(self, row, module):
+        """Put the parameters and buffers of a row's network into `module`, in place."""
+        row = range(len(self.rows))[row]
+        _restore(module, self.networks[row], self.masks(row))
+
+    def find(self, *, iteration=None, n_params=None, prune_rate=None):
+        """The row asked for: that one, or the smallest network with at least that many parameters.
+
+        Raises
+        ------
+        ValueError
+            If not exactly one of the three is given, or no kept row fits; it lists the rows.
+        """
+        wanted = {"iteration": iteration, "n_params": n_params, "prune_rate": prune_rate}
+        wanted = [f"{name}={value}" for name, value in wanted.items() if value is not None]
+        if len(wanted) != 1:
+            raise ValueError(
+                f"Give exactly one of iteration, n_params and prune_rate; got {wanted or 'none'}."
+            )
+        if iteration is not None:
+            fits = list(range(len(self)))[iteration : iteration + 1 or None]
+        elif n_params is not None:
+            fits = [i for i, row in enumerate(self.rows) if row["n_params"] >= n_params]
+        else:
+            most = round(prune_rate * self.n_prunable)
+            totals = np.cumsum([row["n_deleted"] for row in self.rows])
+            fits = [i for i, total in enumerate(totals) if total <= most]
+        fits = [i for i in fits if i in self.networks]
+        if not fits:
+            rows = ", ".join(
+                f"{i}: {self.rows[i]['n_params']} parameters "
+                f"(prune rate {self.rows[i]['prune_rate']:.3f})"
+                for i in sorted(self.networks)
+            )
+            raise ValueError(
+                f"No kept row of the path fits {wanted[0]}. The kept rows are {rows}."
+                + (" keep_path='all' keeps every row." if self.keep == "last" else "")
+            )
+        return fits[-1]
+
+    def cut(self, row):
+        """The path up to and with a row, as a new path that shares the networks' tensors."""
+        new = object.__new__(PruningPath)
+        new.prunable, new.n_prunable, new.keep = self.prunable, self.n_prunable, self.keep
+        new.rows = self.rows[: row + 1]
+        new.kept = row
+        new.saliency = self.saliency if row == self.kept else None
+        new.history = [epoch for epoch in self.history if epoch["iteration"] <= row]
+        new.networks = {i: network for i, network in self.networks.items() if i <= row}
+        new.deleted_at = {
+            name: torch.where(at > row, 0, at) for name, at in self.deleted_at.items()
+        }
+        return new
+
+    def to_frame(self):
+        """The rows as a pandas DataFrame, its index the iteration."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=list(COLUMNS)).rename_axis("iteration")
+
+    def plot(self, *, ax=None, score="auto"):
+        """Score and loss against the number of parameters left.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+        score : {"auto", "train_score", "validation_score"}, default="auto"
+            "auto": the validation score where there is one.
+
+        Returns
+        -------
+        matplotlib Axes
+            That of the score; the loss is drawn on a twin.
+        """
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
+        column = {name: np.array([row[name] for row in self.rows], float) for name in COLUMNS}
+        if score == "auto":
+            validated = np.isfinite(column["validation_score"]).any()
+            score = "validation_score" if validated else "train_score"
+        ax.plot(column["n_params"], column[score], "o-", color="C0", label=score.replace("_", " "))
+        twin = ax.twinx()
+        twin.plot(
+            column["n_params"], column["loss"], "s--", color="C1", ms=4, label="training loss"
+        )
+        ax.axvline(self.rows[self.kept]["n_params"], color="0.6", lw=1, ls=":", label="kept")
+        ax.set(xscale="log", xlabel="parameters left", ylabel=score.replace("_", " "))
+        ax.invert_xaxis()
+        twin.set(yscale="log", ylabel="training loss")
+        lines = ax.get_lines() + twin.get_lines()
+        ax.legend(lines, [line.get_label() for line in lines], loc="lower left", frameon=False)
+        return ax
+
+    def __repr__(self):
+        if not self.rows:
+            return "PruningPath(empty)"
+        first, last = self.rows[0]["n_params"], self.rows[-1]["n_params"]
+        return f"PruningPath({len(self)} rows, {first} to {last} parameters)"
+
+    def _repr_html_(self):
+        head = "".join(f"<th>{html.escape(c.replace('_', ' '))}</th>" for c in COLUMNS)
+        body = "".join(
+            f"<tr{' style=font-weight:bold' if i == self.kept else ''}><th>{i}</th>"
+            + "".join(f"<td>{_cell(row[c])}</td>" for c in COLUMNS)
+            + "</tr>"
+            for i, row in enumerate(self.rows)
+        )
+        return (
+            f"<table><caption>{html.escape(repr(self))}; bold: the network kept</caption>"
+            f"<thead><tr><th>iteration</th>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
+def _cell(value):
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "" if np.isnan(value) else f"{value:.4g}"
+
+
+def _snapshot(module, masks):
+    """Parameters alive (each a vector) and buffers of `module`, copied."""
+    parameters = {
+        name: p.detach().cpu()[masks[name]].clone() for name, p in module.named_parameters()
+    }
+    buffers = {name: b.detach().cpu().clone() for name, b in module.named_buffers()}
+    return parameters, buffers
+
+
+@torch.no_grad()
+def _restore(module, network, masks):
+    parameters, buffers = network
+    for name, p in module.named_parameters():
+        dense = torch.zeros(p.shape, dtype=p.dtype)
+        dense[masks[name]] = parameters[name]
+        p.copy_(dense)
+    for name, b in module.named_buffers():
+        b.copy_(buffers[name])

@@ -1,0 +1,127 @@
+"""Saliencies: what deleting a parameter is expected to cost, and which go first."""
+
+import numpy as np
+import torch
+
+#: What a name in the estimators' ``saliency`` needs to know besides the parameters.
+NEEDS = {
+    "obd": {"curvature"},
+    "taylor": {"curvature", "gradient"},
+    "magnitude": set(),
+    "random": set(),
+    "deletion": {"loss"},
+}
+
+#: Criteria that are an increase of the loss, so that their sum predicts one.
+LOSSES = ("obd", "taylor", "deletion")
+
+
+def saliencies(kind, parameters, *, curvature=None, gradient=None, increase=None):
+    r"""Saliency of every parameter under a criterion.
+
+    ========== ============================================================
+    obd        :math:`h_{kk} u_k^2 / 2` (LeCun, Denker and Solla 1989, eq. 5)
+    taylor     :math:`-g_k u_k + h_{kk} u_k^2 / 2`
+    magnitude  :math:`|u_k|`
+    random     uniform on [0, 1), from torch's generator
+    deletion   the change of the loss when the parameter is really set to 0
+    callable   ``kind(parameters, curvature)``
+    ========== ============================================================
+
+    Parameters
+    ----------
+    kind : str or callable
+    parameters : dict of tensors
+    curvature, gradient : dict of tensors, optional
+        Of the mean loss; needed where the table names h or g, and curvature by a callable.
+    increase : callable, optional
+        ``increase(name) -> tensor``: for "deletion".
+
+    Returns
+    -------
+    dict of tensors
+        Each of its parameter's shape. In the units of the loss for obd, taylor and deletion.
+
+    Raises
+    ------
+    ValueError
+        If a callable does not return a finite tensor of the right shape for a parameter.
+
+    Examples
+    --------
+    >>> u, h = {"w": torch.tensor([2.0, -1.0])}, {"w": torch.tensor([1.0, 4.0])}
+    >>> saliencies("obd", u, curvature=h)
+    {'w': tensor([2., 2.])}
+    """
+    if callable(kind):
+        found = kind(parameters, curvature)
+    elif kind == "obd":
+        found = {k: h * parameters[k].square() / 2 for k, h in curvature.items()}
+    elif kind == "taylor":
+        found = {
+            k: h * parameters[k].square() / 2 - gradient[k] * parameters[k]
+            for k, h in curvature.items()
+        }
+    elif kind == "magnitude":
+        found = {k: u.abs() for k, u in parameters.items()}
+    elif kind == "random":
+        # Drawn on the CPU, so that a seed means the same on every device.
+        found = {k: torch.rand(u.shape, dtype=u.dtype).to(u.device) for k, u in parameters.items()}
+    else:
+        found = {k: increase(k) for k in parameters}
+    return {k: _checked(kind, k, found, u) for k, u in parameters.items()}
+
+
+def _checked(kind, name, found, parameter):
+    who = f"saliency={kind!r}" if isinstance(kind, str) else "the saliency callable"
+    if name not in found:
+        raise ValueError(f"{who} returned nothing for {name!r}; expected a tensor for each name.")
+    value = torch.as_tensor(found[name]).detach()
+    if value.shape != parameter.shape or not bool(torch.isfinite(value).all()):
+        raise ValueError(
+            f"{who} returned for {name!r} a tensor of shape {tuple(value.shape)} with "
+            f"{int((~torch.isfinite(value)).sum())} values not finite; expected finite values of "
+            f"shape {tuple(parameter.shape)}. If the loss is huge, scale the input."
+        )
+    return value
+
+
+def lowest(saliency, masks, names, n_delete):
+    """Masks of the `n_delete` alive parameters of lowest saliency, over all `names` together.
+
+    Negative saliencies are the lowest. Ties go by (name, index): saliencies are compared at 20
+    bits of mantissa, so that two which are equal but for rounding are ties on every machine.
+
+    Parameters
+    ----------
+    saliency, masks : dict of tensors
+    names : iterable of str
+        Where to delete.
+    n_delete : int
+
+    Returns
+    -------
+    dict of bool tensors
+        True where to delete.
+
+    Examples
+    --------
+    >>> s, alive = {"w": torch.tensor([3.0, -1.0, 2.0])}, {"w": torch.tensor([True] * 3)}
+    >>> lowest(s, alive, ["w"], 2)
+    {'w': tensor([False,  True,  True])}
+    """
+    names = sorted(names)
+    values = torch.cat([saliency[k].flatten().double().cpu() for k in names]).numpy()
+    alive = torch.cat([masks[k].flatten().cpu() for k in names]).numpy()
+    mantissa, exponent = np.frexp(values)
+    values = np.ldexp(np.round(mantissa * 2**20), exponent - 20)
+    candidates = np.flatnonzero(alive)
+    order = candidates[np.argsort(values[candidates], kind="stable")]
+    chosen = np.zeros(len(values), dtype=bool)
+    chosen[order[:n_delete]] = True
+    sizes = [masks[k].numel() for k in names]
+    parts = torch.from_numpy(chosen).split(sizes)
+    return {
+        k: part.reshape(masks[k].shape).to(masks[k].device)
+        for k, part in zip(names, parts, strict=True)
+    }

@@ -1,0 +1,424 @@
+"""The shared list of networks and losses that every exact method is tested on, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+F64 = torch.float64
+
+
+@dataclass
+class Case:
+    name: str
+    build: Callable[[], nn.Module]
+    criterion: Callable[[], object]
+    data: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    outputs: str | None = None
+
+    def make(self, dtype=F64):
+        """(module, criterion, X, y), the same at every call."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = self.build().to(dtype)
+            for norm in module.modules():
+                if getattr(norm, "running_mean", None) is not None:
+                    norm.running_mean.normal_()
+                    norm.running_var.uniform_(0.5, 2)
+            for parameter in module.parameters():
+                if parameter.ndim == 1:
+                    nn.init.normal_(
+                        parameter, std=0.5
+                    ) if parameter.detach().abs().max() == 0 else None
+            X, y = self.data()
+            criterion = self.criterion()
+        if isinstance(criterion, nn.Module):
+            criterion = criterion.to(dtype)
+        cast = [t.to(dtype) if t.is_floating_point() else t for t in (X, y)]
+        return module, criterion, *cast
+
+
+def mlp(*sizes, act=nn.Tanh, top=()):
+    layers = []
+    for a, b in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(a, b), act()]
+    return nn.Sequential(*layers[:-1], *top)
+
+
+def labels(n, *shape, classes=3):
+    """Data for a classifier of ``classes``: X (n, *shape) and y."""
+
+    def make():
+        return torch.randn(n, *shape, dtype=F64), torch.arange(n) % classes
+
+    return make
+
+
+def numbers(n, inputs, *outputs, positive=False):
+    def make():
+        y = torch.randn(n, *outputs, dtype=F64)
+        return torch.randn(n, inputs, dtype=F64), y.abs() + 0.1 if positive else y
+
+    return make
+
+
+def binary(n, inputs, k):
+    def make():
+        return torch.randn(n, inputs, dtype=F64), (torch.rand(n, k, dtype=F64) > 0.5).to(F64)
+
+    return make
+
+
+def tokens(n, length, classes=3, words=6):
+    def make():
+        return torch.randint(0, words, (n, length)), torch.arange(n) % classes
+
+    return make
+
+
+class Functional(nn.Module):
+    """A chain whose forward is all functional calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 5), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = F.gelu(self.one(x))
+        x = self.two(F.dropout(x, 0.5, self.training)).sigmoid() * 2 - 1
+        return self.three(x)
+
+
+class Residual(nn.Module):
+    def __init__(self, cat=False):
+        super().__init__()
+        self.cat = cat
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.top = nn.Linear(8 if cat else 4, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.one(x))
+        z = torch.tanh(self.two(x))
+        return self.top(torch.cat([x, z], 1) if self.cat else x + z)
+
+
+class Twice(nn.Module):
+    """One layer used twice."""
+
+    def __init__(self, act=torch.tanh):
+        super().__init__()
+        self.same, self.top, self.act = nn.Linear(4, 4), nn.Linear(4, 3), act
+
+    def forward(self, x):
+        return self.top(self.act(self.same(self.act(self.same(x)))))
+
+
+class Tied(nn.Module):
+    """An autoencoder whose decoder is the encoder's transpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode = nn.Linear(4, 3)
+        self.bias = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        return F.linear(torch.tanh(self.encode(x)), self.encode.weight.T, self.bias)
+
+
+def tied_parameter():
+    module = mlp(4, 4, 4, 3)
+    module[2].weight = module[0].weight
+    return module
+
+
+class Own(nn.Module):
+    """A user's module with parameters of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.mix = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.randn(4, 3))
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return (torch.sin(self.layer(x * self.scale)) ** 2) @ self.mix
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind, first=True, last=True, **options):
+        super().__init__()
+        self.rnn = kind(2, 3, batch_first=first, **options)
+        width = 3 * (2 if options.get("bidirectional") else 1)
+        self.top, self.first = nn.Linear(width, 3), first
+
+    def forward(self, x):
+        if self.first:
+            return self.top(self.rnn(x)[0][:, -1])
+        return self.top(self.rnn(x.transpose(0, 1))[0][-1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend, self.top = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.top(self.attend(x, x, x, need_weights=False)[0].mean(1))
+
+
+class Transformer(nn.Module):
+    def __init__(self, first=True):
+        super().__init__()
+        self.words = nn.Embedding(6, 4)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 5, activation="gelu", batch_first=first)
+        self.top, self.first = nn.Linear(4, 3), first
+
+    def forward(self, x):
+        x = self.words(x)
+        x = self.layer(x) if self.first else self.layer(x.transpose(0, 1)).transpose(0, 1)
+        return self.top(x.mean(1))
+
+
+class PerPosition(nn.Module):
+    """Class scores (n, classes, positions)."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.top = nn.Embedding(6, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.top(torch.tanh(self.words(x))).transpose(1, 2)
+
+
+class FixedVariance(nn.Module):
+    reduction = "mean"
+
+    def forward(self, output, target):
+        variance = torch.tensor([0.5, 2.0], dtype=output.dtype)
+        return F.gaussian_nll_loss(
+            output, target, variance.expand_as(output), reduction=self.reduction
+        )
+
+
+def cosh(output, target):
+    """A criterion without ``reduction``: a mean over rows that mixes the outputs of a row."""
+    return torch.log(torch.cosh(output - target).sum(1)).mean()
+
+
+def dense_labels():
+    X, y = tokens(4, 5)()
+    y = torch.randint(0, 3, (4, 5))
+    y[0, 1] = y[2, 3] = -100
+    return X, y
+
+
+def soft_targets():
+    return torch.randn(6, 4, dtype=F64), torch.softmax(torch.randn(6, 3, dtype=F64), 1)
+
+
+def class_weights(kind, **options):
+    return lambda: kind(weight=torch.tensor([0.5, 2.0, 1.0], dtype=F64), **options)
+
+
+def image(*layers, shape, classes=3, n=3):
+    def build():
+        head = nn.Sequential(*[layer() for layer in layers], nn.Flatten())
+        width = head.to(F64).eval()(torch.zeros(1, *shape, dtype=F64)).shape[1]
+        return nn.Sequential(*head, nn.Linear(width, classes)).train()
+
+    return build, labels(n, *shape, classes=classes)
+
+
+CE, MSE = nn.CrossEntropyLoss, nn.MSELoss
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.Softplus,
+    nn.Identity,
+)
+LAYERS = {
+    "conv1d": ([lambda: nn.Conv1d(2, 3, 3, stride=2, padding=1), nn.Tanh], (2, 7)),
+    "conv2d": (
+        [lambda: nn.Conv2d(2, 3, 3, padding=1), nn.Tanh, lambda: nn.MaxPool2d(2)],
+        (2, 4, 4),
+    ),
+    "conv2d dilated in groups": (
+        [
+            lambda: nn.Conv2d(2, 4, (2, 3), dilation=(2, 1), groups=2, padding="same", bias=False),
+            nn.Tanh,
+        ],
+        (2, 4, 4),
+    ),
+    "conv2d circular": (
+        [lambda: nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), nn.Tanh],
+        (2, 3, 3),
+    ),
+    "conv3d": (
+        [lambda: nn.Conv3d(1, 2, 2, stride=(1, 2, 1)), nn.Tanh, lambda: nn.AvgPool3d(2, 1)],
+        (1, 3, 4, 3),
+    ),
+    "deep relu convs": (
+        [
+            lambda: nn.Conv2d(1, 2, 3),
+            lambda: nn.ReLU(inplace=True),
+            lambda: nn.Conv2d(2, 2, 2),
+            nn.ReLU,
+        ],
+        (1, 5, 5),
+    ),
+    "transposed 1d": (
+        [lambda: nn.ConvTranspose1d(2, 4, 3, stride=2, groups=2, output_padding=1), nn.Tanh],
+        (2, 4),
+    ),
+    "transposed 2d": (
+        [lambda: nn.ConvTranspose2d(2, 2, 3, stride=2, padding=1, dilation=2), nn.Tanh],
+        (2, 3, 3),
+    ),
+    "transposed 3d": ([lambda: nn.ConvTranspose3d(1, 2, 2), nn.Tanh], (1, 2, 2, 2)),
+    "batch norm 1d": ([lambda: nn.Linear(3, 4), lambda: nn.BatchNorm1d(4), nn.Tanh], (3,)),
+    "batch norm 2d": ([lambda: nn.Conv2d(1, 2, 2), lambda: nn.BatchNorm2d(2), nn.Tanh], (1, 3, 3)),
+    "batch norm 3d": ([lambda: nn.BatchNorm3d(2), nn.Tanh], (2, 2, 2, 2)),
+    "layer norm": ([lambda: nn.Linear(3, 4), lambda: nn.LayerNorm(4), nn.Tanh], (2, 3)),
+    "group norm": ([lambda: nn.Conv1d(2, 4, 2), lambda: nn.GroupNorm(2, 4), nn.Tanh], (2, 4)),
+    "instance norm": (
+        [
+            lambda: nn.Conv1d(2, 3, 2, bias=False),
+            lambda: nn.InstanceNorm1d(3, affine=True),
+            nn.Tanh,
+        ],
+        (2, 4),
+    ),
+    "tracked instance norm": (
+        [lambda: nn.InstanceNorm2d(2, affine=True, track_running_stats=True), nn.Tanh],
+        (2, 3, 3),
+    ),
+    "prelu": ([lambda: nn.Linear(3, 4), nn.PReLU], (3,)),
+    "prelu by channel": ([lambda: nn.Conv1d(2, 3, 2), lambda: nn.PReLU(3)], (2, 4)),
+    "linear over positions": (
+        [lambda: nn.Linear(3, 4), nn.Tanh, lambda: nn.Linear(4, 2)],
+        (2, 2, 3),
+    ),
+    "dropout": ([lambda: nn.Linear(3, 4), nn.Tanh, lambda: nn.Dropout(0.5)], (3,)),
+}
+
+CASES = [
+    Case(f"mlp {a.__name__}", lambda a=a: mlp(4, 5, 4, 3, act=a), CE, labels(7, 4))
+    for a in ACTIVATIONS
+]
+for name, (layers, shape) in LAYERS.items():
+    build, data = image(*layers, shape=shape)
+    CASES.append(Case(name, build, CE, data))
+CASES += [
+    Case("five tanh layers", lambda: mlp(3, 4, 4, 4, 4, 4, 2), MSE, numbers(5, 3, 2)),
+    Case("one layer", lambda: nn.Linear(4, 3), CE, labels(5, 4)),
+    Case("functional chain", Functional, CE, labels(6, 4)),
+    Case("residual", Residual, CE, labels(5, 4)),
+    Case("concatenation", lambda: Residual(cat=True), CE, labels(5, 4)),
+    Case("layer used twice", Twice, CE, labels(5, 4)),
+    Case("relu layer used twice", lambda: Twice(torch.relu), CE, labels(5, 4)),
+    Case("tied autoencoder", Tied, MSE, numbers(5, 4, 4)),
+    Case("one parameter in two layers", tied_parameter, CE, labels(5, 4)),
+    Case("own parameters", Own, CE, labels(5, 4)),
+    Case(
+        "embedding",
+        lambda: nn.Sequential(
+            nn.Embedding(6, 2, padding_idx=0), nn.Flatten(), nn.Tanh(), nn.Linear(10, 3)
+        ),
+        CE,
+        tokens(4, 5),
+    ),
+    Case("rnn", lambda: Recurrent(nn.RNN), CE, labels(4, 3, 2)),
+    Case("gru", lambda: Recurrent(nn.GRU, num_layers=2), CE, labels(3, 3, 2)),
+    Case("lstm", lambda: Recurrent(nn.LSTM, bidirectional=True), CE, labels(3, 3, 2)),
+    Case(
+        "time first lstm, as many steps as rows",
+        lambda: Recurrent(nn.LSTM, first=False),
+        CE,
+        labels(3, 3, 2),
+    ),
+    Case("attention", Attention, CE, labels(3, 3, 4)),
+    Case("transformer", Transformer, CE, tokens(3, 4)),
+    Case("time first transformer", lambda: Transformer(False), CE, tokens(3, 3)),
+    Case("weighted classes", lambda: mlp(4, 4, 3), class_weights(CE), labels(6, 4)),
+    Case(
+        "smooth labels", lambda: mlp(4, 4, 3), class_weights(CE, label_smoothing=0.2), labels(6, 4)
+    ),
+    Case(
+        "probability targets",
+        lambda: mlp(4, 4, 3),
+        class_weights(CE, label_smoothing=0.1),
+        soft_targets,
+    ),
+    Case("ignored rows", lambda: mlp(4, 4, 3), lambda: CE(ignore_index=1), labels(6, 4)),
+    Case("dense labels", PerPosition, class_weights(CE), dense_labels),
+    Case(
+        "nll on log-probabilities",
+        lambda: mlp(4, 4, 3, top=[nn.LogSoftmax(1)]),
+        nn.NLLLoss,
+        labels(6, 4),
+    ),
+    Case(
+        "nll on probabilities",
+        lambda: mlp(4, 4, 3, top=[nn.Softmax(-1)]),
+        class_weights(nn.NLLLoss),
+        labels(6, 4),
+        "proba",
+    ),
+    Case(
+        "probabilities of a conv net",
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3), nn.Softmax(1)
+        ),
+        nn.NLLLoss,
+        labels(4, 2, 4),
+        "proba",
+    ),
+    Case(
+        "bce with logits",
+        lambda: mlp(4, 4, 2),
+        lambda: nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0, 0.5], dtype=F64)),
+        binary(5, 4, 2),
+    ),
+    Case(
+        "bce on one flat output",
+        lambda: mlp(4, 4, 1, top=[nn.Flatten(0)]),
+        nn.BCEWithLogitsLoss,
+        lambda: (torch.randn(5, 4, dtype=F64), torch.tensor([0.0, 1, 1, 0, 1], dtype=F64)),
+    ),
+    Case("bce", lambda: mlp(4, 4, 2, top=[nn.Sigmoid()]), nn.BCELoss, binary(5, 4, 2), "proba"),
+    Case("mse", lambda: mlp(4, 5, 2), MSE, numbers(6, 4, 2)),
+    Case("mse behind tanh", lambda: mlp(4, 5, 2, top=[nn.Tanh()]), MSE, numbers(6, 4, 2)),
+    Case("mse behind softmax", lambda: mlp(4, 5, 3, top=[nn.Softmax(1)]), MSE, numbers(6, 4, 3)),
+    Case("smooth l1", lambda: mlp(4, 5, 2), lambda: nn.SmoothL1Loss(beta=0.7), numbers(6, 4, 2)),
+    Case("huber", lambda: mlp(4, 5, 2), lambda: nn.HuberLoss(delta=0.7), numbers(6, 4, 2)),
+    Case("poisson", lambda: mlp(4, 5, 2), nn.PoissonNLLLoss, numbers(6, 4, 2, positive=True)),
+    Case(
+        "poisson rates",
+        lambda: mlp(4, 5, 2, top=[nn.Softplus()]),
+        lambda: nn.PoissonNLLLoss(log_input=False, full=True),
+        numbers(6, 4, 2, positive=True),
+    ),
+    Case("gaussian of fixed variance", lambda: mlp(4, 5, 2), FixedVariance, numbers(6, 4, 2)),
+    Case(
+        "soft margin",
+        lambda: mlp(4, 5, 2),
+        nn.SoftMarginLoss,
+        lambda: (torch.randn(5, 4, dtype=F64), torch.tensor([[1.0, -1]] * 5, dtype=F64)),
+    ),
+    Case(
+        "divergence",
+        lambda: mlp(4, 4, 3, top=[nn.LogSoftmax(1)]),
+        lambda: nn.KLDivLoss(reduction="batchmean"),
+        soft_targets,
+    ),
+    Case("a function that mixes outputs", lambda: mlp(4, 5, 2), lambda: cosh, numbers(5, 4, 2)),
+]
+BY_NAME = {case.name: case for case in CASES}

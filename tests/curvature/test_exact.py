@@ -1,0 +1,71 @@
+"""Exact methods against explicit Jacobians and Hessians, over the shared list of cases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sk_obd.curvature import dense_diagonal, diagonal
+
+from .cases import CASES
+
+CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+METHOD = pytest.mark.parametrize("method", ["ggn", "hessian"])
+
+
+def error(got, expected):
+    """The largest difference of a tensor, relative to its largest entry; the worst tensor."""
+    assert list(got) == list(expected)
+    worst = 0.0
+    for name, value in expected.items():
+        assert got[name].shape == value.shape and got[name].dtype == value.dtype
+        scale = value.abs().max().item()
+        gap = (got[name] - value).abs().max().item()
+        worst = max(worst, gap / scale if scale else gap)
+    return worst
+
+
+@CASE
+@METHOD
+def test_exact_in_double_precision(case, method):
+    module, criterion, X, y = case.make()
+    expected = dense_diagonal(module, criterion, X, y, method=method, outputs=case.outputs)
+    got = diagonal(module, criterion, X, y, method=method, outputs=case.outputs)
+    assert error(got, expected) <= 1e-10
+
+
+@CASE
+@METHOD
+def test_single_precision_agrees_with_double(case, method):
+    module, criterion, X, y = case.make()
+    expected = diagonal(module, criterion, X, y, method=method, outputs=case.outputs)
+    got = diagonal(*case.make(torch.float32), method=method, outputs=case.outputs)
+    assert error({k: v.double() for k, v in got.items()}, expected) <= 1e-4
+
+
+@CASE
+@METHOD
+def test_the_batch_size_does_not_matter(case, method):
+    module, criterion, X, y = case.make()
+    whole = diagonal(
+        module, criterion, X, y, method=method, outputs=case.outputs, batch_size=len(X)
+    )
+    for size in (1, 2):
+        parts = diagonal(
+            module, criterion, X, y, method=method, outputs=case.outputs, batch_size=size
+        )
+        assert error(parts, whole) <= 1e-12
+
+
+@CASE
+@METHOD
+def test_weight_two_is_the_row_twice(case, method):
+    module, criterion, X, y = case.make()
+    w = torch.ones(len(X), dtype=torch.float64)
+    w[0], w[1] = 2.0, 0.0
+    rows = [0, 0, *range(2, len(X))]
+    twice = diagonal(module, criterion, X[rows], y[rows], method=method, outputs=case.outputs)
+    weighted = diagonal(
+        module, criterion, X, y, sample_weight=w, method=method, outputs=case.outputs
+    )
+    assert error(weighted, twice) <= 1e-12
