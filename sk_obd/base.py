@@ -183,6 +183,8 @@ class BaseOBD(BaseEstimator):
         weights = check_weights(sample_weight, X_checked.shape[0])
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         rows, scored = self._scored_rows(X, y_checked, weights, X_val, y_val, seed)
+        if weights is not None:
+            rows = rows[weights[rows] > 0]
         X_train, y_train = X_checked[rows], y_checked[rows]
         w = None if weights is None else weights[rows]
         w = self._learn_targets(y_checked, y_train, w, resume)
@@ -208,7 +210,14 @@ class BaseOBD(BaseEstimator):
                 path.load(path.kept, net.module_)
             else:
                 path = PruningPath(net.module_, prunable, keep=self.keep_path)
-            schedule(path.n_prunable, self.prune_rate, self.step)
+            totals = schedule(path.n_prunable, self.prune_rate, self.step)
+            if resume and sum(totals[-1:]) < path.n_deleted:
+                raise ValueError(
+                    f"warm_start=True with prune_rate={self.prune_rate} asks to delete "
+                    f"{sum(totals[-1:])} parameters; {path.n_deleted} are already deleted. Raise "
+                    "prune_rate, take an earlier network with at(prune_rate=...), or fit anew "
+                    "with warm_start=False."
+                )
             self._single_thread = is_small(net, X_train)
             with one_thread(self._single_thread):
                 objective = Objective(net, X_train, y_train, w)

@@ -9,6 +9,12 @@ from scipy import sparse
 from skorch.dataset import Dataset
 from torch.utils.data import DataLoader, Subset
 
+NEEDS_ARRAY_BATCHES = (
+    "Row weights need the batches that sk_obd cuts itself, and the net brings its own dataset, "
+    "iterator_train or iterator_valid, or options for them beyond batch_size, shuffle and "
+    "drop_last. Leave these at their defaults, or fit without sample_weight and class_weight."
+)
+
 
 class RowWeights:
     """The weights of all rows, and of the batch being trained on.
@@ -81,4 +87,6 @@ def array_batches(dataset, row_weights=None, **kwargs):
     options = set(kwargs) <= {"batch_size", "shuffle", "drop_last"}
     if arrays and options and (base.y is None or isinstance(base.y, np.ndarray | torch.Tensor)):
         return ArrayBatches(dataset, row_weights=row_weights, **kwargs)
+    if row_weights is not None:
+        raise ValueError(NEEDS_ARRAY_BATCHES)
     return DataLoader(dataset, **kwargs)

@@ -36,7 +36,7 @@ class Objective:
         )
         self.batch_size = batch_size
         with evaluating(net.module_), torch.no_grad():
-            output = net.module_(self.some_rows(1))
+            output = net.module_(self.some_rows(2))
         several = isinstance(output, tuple)
         self.module = FirstOutput(net.module_) if several else net.module_
         self.prefix = "module." if several else ""

@@ -9,7 +9,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import nn
 
-from .batches import RowWeights, array_batches
+from .batches import NEEDS_ARRAY_BATCHES, RowWeights, array_batches
 from .curvature.losses import resolve
 from .isolation import InterruptWatch
 from .masks import held_at_zero, zero_deleted
@@ -168,12 +168,8 @@ def weighted_rows(net, sample_weight, watch):
             f"{type(criterion).__name__} has reduction={reduction!r}. Fit without sample_weight "
             "and class_weight, or use such a criterion."
         )
-    if array_batches not in (net.iterator_train, net.iterator_valid):
-        raise ValueError(
-            "Row weights need the batches that sk_obd cuts itself, and the net brings its own "
-            "iterator_train. Leave iterator_train and iterator_valid at their defaults, or fit "
-            "without sample_weight and class_weight."
-        )
+    if {net.iterator_train, net.iterator_valid} != {array_batches}:
+        raise ValueError(NEEDS_ARRAY_BATCHES)
     weights = RowWeights(torch.as_tensor(sample_weight))
     iterators = {name: getattr(net, name) for name in ("iterator_train", "iterator_valid")}
     hook = watch.weighted = WeightedMean(weights, resolve(criterion, outputs_of(net)), reduction)

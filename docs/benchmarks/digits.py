@@ -95,7 +95,7 @@ def study(index, train_rows, test_rows, settings):
     for saliency in CRITERIA:
         decay, epochs = choices[saliency]
         path = prune(dense[decay], *rows, saliency, epochs)
-        result[saliency] = score(path, *held_out)
+        result[saliency] = [path.at(iteration=0).score(*held_out), *score(path, *held_out)]
         result["n_params"] = [path.at(prune_rate=rate).n_params_ for rate in RATES]
     return result | {"seconds": time.perf_counter() - started}
 
@@ -127,35 +127,36 @@ def run(settings, cache, n_jobs):
 
 def report(results, settings):
     """The tables, as parts of a Markdown text."""
-    scores = {saliency: np.array([r[saliency] for r in results]) for saliency in CRITERIA}
-    dense = np.array([r["dense"] for r in results])
-    sizes = [
-        f"{int(n)} ({rate:.0%})" for n, rate in zip(results[0]["n_params"], RATES, strict=True)
+    column = {name: np.array([r[name] for r in results]) for name in ("dense", *CRITERIA)}
+    own_dense, obd = column["obd"][:, 0], column["obd"][:, 1:]
+    header = [f"{n} ({rate:.0%})" for n, rate in zip(results[0]["n_params"], RATES, strict=True)]
+
+    means = [
+        [criterion, *(f"{mean:.4f}" for mean in column[criterion].mean(axis=0))]
+        for criterion in CRITERIA
     ]
+    means.append(["dense", f"{column['dense'].mean():.4f}", "", "", ""])
 
-    means = [["dense", *[f"{dense.mean():.4f}"] * len(RATES)]]
-    means += [[s, *(f"{mean:.4f}" for mean in scores[s].mean(axis=0))] for s in CRITERIA]
-
-    peers = {"magnitude": scores["magnitude"], "random": scores["random"]}
-    peers["dense"] = np.tile(dense[:, None], len(RATES))
+    peers = {name: column[name][:, 1:].T for name in ("magnitude", "random")}
+    peers["dense"] = [column["dense"]] * len(RATES)
+    peers["the dense network it came from"] = [own_dense] * len(RATES)
     differences = [
         [
             f"obd - {name}",
             *(
-                Difference.of(scores["obd"][:, k], peer[:, k], n_folds=settings["folds"])
-                for k in range(len(RATES))
+                Difference.of(ours, theirs, n_folds=settings["folds"])
+                for ours, theirs in zip(obd.T, peer, strict=True)
             ),
         ]
         for name, peer in peers.items()
     ]
 
-    chosen = {s: Counter(str(tuple(r["choices"][s])) for r in results) for s in CRITERIA}
-    chosen["dense"] = Counter(str(r["choices"]["dense"]) for r in results)
-    choices = [
-        f"- {name}: "
-        + ", ".join(f"{choice} {count} times" for choice, count in found.most_common())
-        for name, found in chosen.items()
-    ]
+    choices = []
+    for name in column:
+        found = Counter(str(r["choices"][name]).strip("[]()") for r in results)
+        times = "; ".join(f"{choice} ({count} times)" for choice, count in found.most_common())
+        choices.append(f"- {name}: {times}")
+
     return [
         "# Digits: OBD, magnitude and random deletion",
         f"A 64-64-32-10 ReLU network on scikit-learn's digits, pruned with step={STEP}; "
@@ -165,11 +166,12 @@ def report(results, settings):
         "averaged over the three sizes; the dense network has a weight decay of its own. Made by "
         "`docs/benchmarks/digits.py`.",
         machine(),
-        "Mean test accuracy by the number of parameters left (in brackets the prune rate):",
-        table(["", *sizes], means),
+        "Mean test accuracy, by the number of parameters left (in brackets the share deleted). "
+        "Under *not pruned*: the dense networks that the criteria started from.",
+        table(["", "not pruned", *header], means),
         "Paired differences with 95 % intervals (corrected resampled t-test, Nadeau and Bengio "
         "2003):",
-        table(["", *sizes], differences),
+        table(["", *header], differences),
         "Chosen on the inner validation rows (weight decay, retraining epochs):",
         "\n".join(choices),
     ]

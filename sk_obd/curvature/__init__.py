@@ -3,7 +3,8 @@
 >>> import torch
 >>> from sk_obd.curvature import diagonal
 >>> module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
->>> h = diagonal(module, torch.nn.CrossEntropyLoss(), torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1]))
+>>> X, y = torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
+>>> h = diagonal(module, torch.nn.CrossEntropyLoss(), X, y)
 >>> list(h)
 ['0.weight', '0.bias', '2.weight', '2.bias']
 """

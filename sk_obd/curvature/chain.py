@@ -1,12 +1,14 @@
 """Modules that are a chain Linear -> elementwise map -> Linear ...: traced layer by layer.
 
-A forward hook cuts the graph at every Linear's output, so each map from one layer's output ``z`` to the next
-layer's input ``x`` is a little graph of its own. Its slope f'(z) and bend f''(z) come from autograd, whatever
-the forward method does in between (functional calls, dropout and batch norm in eval mode).
+A forward hook cuts the graph at every Linear's output, so each map from one layer's output ``z``
+to the next layer's input ``x`` is a little graph of its own. Its slope f'(z) and bend f''(z) come
+from autograd, whatever the forward method does in between (functional calls, dropout and batch
+norm in eval mode).
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +37,9 @@ class Chain:
 
 
 def linear_chain(module: nn.Module) -> bool:
-    """Whether every trainable parameter belongs to one plain Linear layer (what a chain needs first)."""
+    """Whether every trainable parameter belongs to one plain Linear layer (what a chain needs
+    first).
+    """
     owners = {}
     for layer in module.modules():
         plain = type(layer) is nn.Linear or (
@@ -85,7 +89,7 @@ def _connect(links, output, loss, rows, bends) -> Chain | None:
         return None
     if any(link.x.ndim != 2 or len(link.x) != rows for link in links) or leaves(links[0].x):
         return None
-    for link, after in zip(links, links[1:]):
+    for link, after in itertools.pairwise(links):
         if after.x.shape != link.z.shape or not _follow(link, after.x, bends):
             return None
         after.x = after.x.detach()
@@ -121,7 +125,7 @@ def _dimension(node, z: Tensor) -> int:
 
 
 def _follow(link: Link, x: Tensor, bends: bool) -> bool:
-    """Set the link's slope and bend from its map z -> x; False where that map is not elementwise."""
+    """Set the link's slope and bend from its map z -> x; False where it is not elementwise."""
     if x is link.z or (x.grad_fn is not None and x._base is link.z):
         return True
     if set(leaves(x)) != {link.z}:

@@ -1,8 +1,9 @@
-"""``diagonal``: the boundary where arguments are checked, rows are batched and the module is restored."""
+"""``diagonal``: the boundary where arguments are checked, rows are batched and the module is
+restored.
+"""
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import fisher, ggn, hessian, recursion, sampled
 from .chain import linear_chain
-from .losses import Loss, resolve
+from .losses import resolve
 from .problem import Method, Problem
 
 TABLE: dict[str, Method] = {
@@ -41,8 +42,8 @@ def diagonal(
 ) -> dict[str, Tensor]:
     """Diagonal second derivative of the loss by every trainable parameter.
 
-    ``h_kk = d2L / du_k^2`` of ``L = sum_i w_i num_i / sum_i w_i den_i``, the loss that the criterion returns with
-    ``reduction="mean"`` (whatever its own reduction), in eval mode.
+    ``h_kk = d2L / du_k^2`` of ``L = sum_i w_i num_i / sum_i w_i den_i``, the loss that the
+    criterion returns with ``reduction="mean"`` (whatever its own reduction), in eval mode.
 
     Parameters
     ----------
@@ -55,21 +56,24 @@ def diagonal(
     sample_weight : Tensor or ndarray of shape (n,), optional
         Weights of the rows, >= 0; only their ratios matter.
     method : {"ggn", "hessian", "recursion", "recursion-lm", "ggn-mc", "fisher"}
-        ``"ggn"``: the exact Gauss-Newton diagonal, split at the logits; never negative for a convex loss.
-        ``"hessian"``: the exact Hessian diagonal. ``"recursion"``, ``"recursion-lm"``: the paper's one-pass
-        approximation, with and without its f'' term. ``"ggn-mc"``: Gauss-Newton from one random column a
-        row, for many outputs. ``"fisher"``: mean of squared per-row gradients, which is not the Hessian.
+        ``"ggn"``: the exact Gauss-Newton diagonal, split at the logits; never negative for a
+        convex loss. ``"hessian"``: the exact Hessian diagonal. ``"recursion"``, ``"recursion-
+        lm"``: the paper's one-pass approximation, with and without its f'' term. ``"ggn-mc"``:
+        Gauss-Newton from one random column a row, for many outputs. ``"fisher"``: mean of squared
+        per-row gradients, which is not the Hessian.
     outputs : {"logits", "log_proba", "proba"}, optional
         What the module gives, where the criterion leaves it open (NLLLoss: log_proba by default).
     batch_size : int, optional
-        Rows at a time. It changes memory and time, not the result. By default chosen from the module's size.
+        Rows at a time. It changes memory and time, not the result. By default chosen from the
+        module's size.
     random_state : int, RandomState, torch.Generator or None
         For ``"ggn-mc"`` alone. The global generators are never used.
 
     Returns
     -------
     dict of str to Tensor
-        One entry for every trainable parameter in the order of ``module.named_parameters()``, shaped like it.
+        One entry for every trainable parameter in the order of ``module.named_parameters()``,
+        shaped like it.
 
     Examples
     --------
@@ -113,7 +117,8 @@ def sums(problem: Problem, method: Method, X, y, w, size: int) -> tuple[dict[str
         denominator += float(part)
     if not denominator > 0:
         raise ValueError(
-            f"the weights of all rows sum to {denominator}: there is no mean loss. Give some row a positive "
+            f"the weights of all rows sum to {denominator}: there is no mean loss. Give some "
+            f"row a positive "
             "weight (and a target that is not ignore_index)."
         )
     return total, denominator
@@ -126,7 +131,8 @@ def check_rows(module: nn.Module, X, y, sample_weight) -> tuple[Tensor, Tensor, 
     X, y = (as_tensor(value, name, device) for value, name in ((X, "X"), (y, "y")))
     if X.ndim < 1 or y.ndim < 1 or len(X) != len(y) or len(X) == 0:
         raise ValueError(
-            f"X has shape {tuple(X.shape)}, y {tuple(y.shape)}; expected as many rows each, at least 1."
+            f"X has shape {tuple(X.shape)}, y {tuple(y.shape)}; expected as many rows each, at "
+            f"least 1."
         )
     dtype = first.dtype if first is not None else torch.get_default_dtype()
     if sample_weight is None:
@@ -134,7 +140,8 @@ def check_rows(module: nn.Module, X, y, sample_weight) -> tuple[Tensor, Tensor, 
     w = as_tensor(sample_weight, "sample_weight", X.device).to(dtype)
     if w.shape != (len(X),):
         raise ValueError(
-            f"sample_weight has shape {tuple(w.shape)}; expected ({len(X)},), one weight a row of X."
+            f"sample_weight has shape {tuple(w.shape)}; expected ({len(X)},), one weight a row "
+            f"of X."
         )
     if not (w.isfinite() & (w >= 0)).all():
         raise ValueError(
@@ -180,6 +187,17 @@ def default_batch_size(problem: Problem, X: Tensor) -> int:
 
 
 @contextmanager
+def without_mkldnn():
+    """Not torch's own context manager, which warns about flags it does not change."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+@contextmanager
 def as_it_was(module: nn.Module):
     """Eval mode with gradients on; afterwards every submodule has its mode back."""
     modes = [(m, m.training) for m in module.modules()]
@@ -191,7 +209,7 @@ def as_it_was(module: nn.Module):
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if recurrent:  # cuDNN's have no backward in eval mode, oneDNN's no batching rule
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(without_mkldnn())
         try:
             module.eval()
             yield

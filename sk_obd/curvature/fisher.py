@@ -1,8 +1,8 @@
 """The empirical Fisher: the mean of squared per-row gradients. It is not the Hessian.
 
-``sum_i w_i g_i^2 / sum_i w_i`` with ``g_i`` the gradient of row i's part of the loss, in units where the loss is
-the weighted mean of these parts. It vanishes with the gradients of a network that fits, where curvature does not;
-it is here to be compared with.
+``sum_i w_i g_i^2 / sum_i w_i`` with ``g_i`` the gradient of row i's part of the loss, in units
+where the loss is the weighted mean of these parts. It vanishes with the gradients of a network
+that fits, where curvature does not; it is here to be compared with.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Modules of any shape: which parameters have a rule, and one run that keeps what the rules need."""
+"""Modules of any shape: which parameters have a rule, and a run that keeps what rules need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Plan:
 
 @dataclass
 class Run:
-    """One batch gone through the module; ``calls`` are (input, output) of each layer with a rule."""
+    """One batch gone through the module; ``calls``: (input, output) of each layer with a rule."""
 
     output: Tensor
     logits: Tensor
@@ -31,7 +31,9 @@ class Run:
 
 @contextmanager
 def watching(layers, calls):
-    """Record (input, output) of the layers; what goes on is a copy, so that nothing changes it in place."""
+    """Record (input, output) of the layers; what goes on is a copy, so that nothing changes it in
+    place.
+    """
 
     def keep(layer, args, kwargs, z):
         x = args[0] if args else next(iter(kwargs.values()))
@@ -52,12 +54,14 @@ def run(module: nn.Module, loss: Loss, X: Tensor, layers) -> Run:
         output = module(X)
     if not isinstance(output, Tensor):
         raise ValueError(
-            f"the module returned {type(output).__name__}; expected one tensor with a row for every row of X. "
+            f"the module returned {type(output).__name__}; expected one tensor with a row for "
+            f"every row of X. "
             "Wrap it in a module that returns the predictions only."
         )
     if output.ndim < 1 or len(output) != len(X):
         raise ValueError(
-            f"the module returned shape {tuple(output.shape)} for {len(X)} rows; expected the rows first."
+            f"the module returned shape {tuple(output.shape)} for {len(X)} rows; expected the "
+            f"rows first."
         )
     if isinstance(loss, NLL):
         loss.check(output.detach())
@@ -112,7 +116,8 @@ def refuse_batch_statistics(module: nn.Module) -> None:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
             raise ValueError(
-                f"layer {name!r} ({layer}) normalises with the statistics of the batch, also in eval mode, so "
+                f"layer {name!r} ({layer}) normalises with the statistics of the batch, also in "
+                f"eval mode, so "
                 "rows depend on each other and there is no loss of a single row. Use "
                 "track_running_stats=True, GroupNorm or LayerNorm."
             )
@@ -128,4 +133,6 @@ def backward(logits: Tensor, inputs: list[Tensor], S: Tensor) -> list[Tensor | N
         each = [
             torch.autograd.grad(logits, inputs, s, retain_graph=True, allow_unused=True) for s in S
         ]
-        return [None if column[0] is None else torch.stack(column) for column in zip(*each)]
+        return [
+            None if column[0] is None else torch.stack(column) for column in zip(*each, strict=True)
+        ]

@@ -1,9 +1,9 @@
 """The exact Gauss-Newton diagonal: columns of the square root of the output Hessian, pulled back.
 
-``diag(sum_i J_i^T H_i J_i)`` with ``J_i`` the derivative of row i's logits by the parameters and ``H_i`` the
-second derivative of its loss by the logits. With ``H_i = S_i S_i^T`` it is the sum of squares of
-``J_i^T S_i``. In a chain a layer's weights need only the sum of squares at each unit, since the input enters
-as ``x**2``.
+``diag(sum_i J_i^T H_i J_i)`` with ``J_i`` the derivative of row i's logits by the parameters and
+``H_i`` the second derivative of its loss by the logits. With ``H_i = S_i S_i^T`` it is the sum of
+squares of ``J_i^T S_i``. In a chain a layer's weights need only the sum of squares at each unit,
+since the input enters as ``x**2``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from . import chain as chains
 from .general import Run, backward, run
 from .layers import add, rule_for, squares
-from .outputs import Columns, scaled
+from .outputs import Columns, Form, scaled
 from .problem import Problem
 from .rows import pulled_squares
 
@@ -25,19 +25,26 @@ def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, 
     """Sums over a batch, and the batch's part of the denominator."""
 
     def columns(logits: Tensor) -> Columns:
-        return scaled(problem.loss.form(logits, y), w).columns()
+        return form(logits).columns()
 
-    return pull_back(problem, X, y, w, columns)
+    def form(logits: Tensor) -> Form:
+        return scaled(problem.loss.form(logits, y), w)
+
+    return pull_back(problem, X, y, w, columns, form)
 
 
-def pull_back(problem: Problem, X, y, w, columns: Callable[[Tensor], Columns]):
-    """Sum of ``signs * (J^T s)**2`` over the columns s at the logits: the core of three methods."""
+def pull_back(problem: Problem, X, y, w, columns: Callable[[Tensor], Columns], form=None):
+    """Sum of ``signs * (J^T s)**2`` over the columns s at the logits: the core of three methods.
+
+    ``form`` gives what the columns are the root of, where its diagonal is known in closed form.
+    """
     loss = problem.loss
     if problem.chain:
         chain = chains.trace(problem.module, loss, X)
         if chain is not None:
-            sums = collect(problem, chain, chain_diagonals(problem, chain, columns(chain.logits)))
-            return sums, (w * loss.normalisers(chain.output, y)).sum()
+            top = None if form is None else form(chain.logits).diagonal()
+            found = chain_diagonals(problem, chain, columns(chain.logits), top)
+            return collect(problem, chain, found), (w * loss.normalisers(chain.output, y)).sum()
         problem.chain = False
     plan = problem.get_plan(X)
     went = run(problem.module, loss, X, plan.layers)
@@ -55,11 +62,18 @@ def lowest(problem: Problem, chain: chains.Chain) -> int:
     return next(i for i, link in enumerate(chain.links) if problem.names(link.layer))
 
 
-def chain_diagonals(problem: Problem, chain: chains.Chain, blocks: Columns) -> list[Tensor | None]:
-    """Sum of squared columns at every layer's output."""
+def chain_diagonals(
+    problem: Problem, chain: chains.Chain, blocks: Columns, top: Tensor | None
+) -> list[Tensor | None]:
+    """Sum of squared columns at every layer's output; ``top``: what it is at the logits, if known."""
     links, first = chain.links, lowest(problem, chain)
     total: list[Tensor | None] = [None] * len(links)
-    for S, signs in blocks:
+    last = len(links) - 1
+    if top is not None:
+        last -= 1
+        slope = links[-1].slope
+        total[-1] = top.reshape(links[-1].z.shape) * (1 if slope is None else slope.square())
+    for S, signs in blocks if first <= last else ():
         k, n = S.shape[:2]
         S = S.reshape(k, n, -1)
         for i in range(len(links) - 1, first - 1, -1):
@@ -70,6 +84,8 @@ def chain_diagonals(problem: Problem, chain: chains.Chain, blocks: Columns) -> l
                 S = torch.mm(S.reshape(k * n, -1), W, out=out).view(k, n, -1)
             if link.slope is not None and i > first:
                 S = S.mul_(link.slope)
+            if i > last:
+                continue
             D = squares(S, None, signs)
             if link.slope is not None and i == first:
                 D *= link.slope.square()
@@ -82,7 +98,7 @@ def collect(
 ) -> dict[str, Tensor]:
     """From second derivatives at the layers' outputs to those of weights and biases."""
     sums = {}
-    for link, D in zip(chain.links, diagonals):
+    for link, D in zip(chain.links, diagonals, strict=True):
         names = problem.names(link.layer)
         if "weight" in names:
             sums[names["weight"]] = D.T @ link.x.square()

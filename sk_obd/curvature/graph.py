@@ -1,4 +1,6 @@
-"""What autograd's graph says about a computation: its leaves, its operations, how often a leaf is used."""
+"""What autograd's graph says about a computation: its leaves, its operations, how often a leaf is
+used.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,60 @@ from collections import Counter
 from torch import Tensor
 
 ELEMENTWISE = frozenset(
-    "Relu LeakyRelu Elu Selu Celu Gelu Silu Mish Tanh Sigmoid Softplus LogSigmoid Hardtanh Hardswish "
-    "Hardsigmoid Threshold Softshrink Hardshrink Exp Log Sqrt Sin Cos Abs Neg Clamp "
-    "View UnsafeView ReshapeAlias Squeeze Unsqueeze Clone Alias".split()
+    [
+        "Relu",
+        "LeakyRelu",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Gelu",
+        "Silu",
+        "Mish",
+        "Tanh",
+        "Sigmoid",
+        "Softplus",
+        "LogSigmoid",
+        "Hardtanh",
+        "Hardswish",
+        "Hardsigmoid",
+        "Threshold",
+        "Softshrink",
+        "Hardshrink",
+        "Exp",
+        "Log",
+        "Sqrt",
+        "Sin",
+        "Cos",
+        "Abs",
+        "Neg",
+        "Clamp",
+        "View",
+        "UnsafeView",
+        "ReshapeAlias",
+        "Squeeze",
+        "Unsqueeze",
+        "Clone",
+        "Alias",
+    ]
 )
 PIECEWISE_LINEAR = frozenset(
-    "AccumulateGrad Addmm Mm Bmm Baddbmm Linear T Transpose Permute View UnsafeView ReshapeAlias Squeeze "
-    "Unsqueeze Clone Alias Relu LeakyRelu Hardtanh Threshold Clamp Add Sub Neg Convolution MaxPoolWithIndices "
-    "AvgPool AdaptiveAvgPool AdaptiveMaxPool Mean Sum Cat Stack Split Slice Select Expand Constantpad "
+    "AccumulateGrad Addmm Mm Bmm Baddbmm Linear T Transpose Permute View UnsafeView "
+    "ReshapeAlias Squeeze "
+    "Unsqueeze Clone Alias Relu LeakyRelu Hardtanh Threshold Clamp Add Sub Neg Convolution "
+    "MaxPoolWithIndices "
+    "AvgPool AdaptiveAvgPool AdaptiveMaxPool Mean Sum Cat Stack Split Slice Select Expand "
+    "Constantpad "
     "Embedding Dropout Amax Max Index AsStrided SqueezeBackward Chunk Unbind Flip Roll "
-    "ReflectionPad ReplicationPad UpsampleNearest ThAddmm Addbmm MkldnnConvolution CudnnConvolution "
+    "ReflectionPad ReplicationPad UpsampleNearest ThAddmm Addbmm MkldnnConvolution "
+    "CudnnConvolution "
     "SplitWithSizes".lower().split()
 )
 
 
 def plain_name(node) -> str:
-    """``"AddmmBackward0"`` -> ``"Addmm"``, ``"MaxPool2DWithIndicesBackward0"`` -> ``"MaxPoolWithIndices"``."""
+    """``"AddmmBackward0"`` -> ``"Addmm"``, ``"MaxPool2DWithIndicesBackward0"`` ->
+    ``"MaxPoolWithIndices"``.
+    """
     return re.sub(r"Backward\d*$", "", node.name()).replace("_", "")
 
 
@@ -60,7 +100,9 @@ def elementwise(tensor: Tensor) -> bool:
 
 
 def piecewise_linear(tensor: Tensor, top: frozenset[str] = frozenset()) -> bool:
-    """Whether the tensor, before operations named in ``top``, is piecewise linear in every leaf used once."""
+    """Whether the tensor, before operations named in ``top``, is piecewise linear in every leaf
+    used once.
+    """
     start = tensor.grad_fn
     while start is not None and plain_name(start) in top:
         start = start.next_functions[0][0]

@@ -1,9 +1,10 @@
 """The exact diagonal of the Hessian.
 
-In a chain, ``d2L/dz_l^2 = f'^2 [W^T H W]_jj + f''(z_l) dL/dx``: the Gauss-Newton columns plus one signed column a
-unit for every smooth map above. A residual needs no columns for the layer right below, ``r @ W**2``. Elsewhere
-each layer's ``d2L/dz^2`` comes from double backward, one column an output, or each parameter's from its own
-column, whichever are fewer. Where the logits are piecewise linear it is the Gauss-Newton diagonal.
+In a chain, ``d2L/dz_l^2 = f'^2 [W^T H W]_jj + f''(z_l) dL/dx``: the Gauss-Newton columns plus one
+signed column a unit for every smooth map above. A residual needs no columns for the layer right
+below, ``r @ W**2``. Elsewhere each layer's ``d2L/dz^2`` comes from double backward, one column an
+output, or each parameter's from its own column, whichever are fewer. Where the logits are
+piecewise linear it is the Gauss-Newton diagonal.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from . import chain as chains
 from . import ggn
 from .general import backward, run
 from .layers import add, rule_for, squares
-from .outputs import Columns, scaled
+from .outputs import Form, scaled
 from .problem import Problem
 
 CHUNK = 32  # columns of one double backward
@@ -28,7 +29,7 @@ def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, 
         if chain is not None:
             form = scaled(loss.form(chain.logits, y), w)
             slopes = loss.gradient(chain.logits, y) * w.reshape(-1, *[1] * (chain.logits.ndim - 1))
-            diagonals = chain_diagonals(problem, chain, form.columns(), slopes)
+            diagonals = chain_diagonals(problem, chain, form, slopes)
             return ggn.collect(problem, chain, diagonals), (
                 w * loss.normalisers(chain.output, y)
             ).sum()
@@ -53,12 +54,14 @@ def residuals(chain: chains.Chain, slopes: Tensor) -> list[Tensor | None]:
 
 
 def chain_diagonals(
-    problem: Problem, chain: chains.Chain, blocks: Columns, slopes: Tensor
+    problem: Problem, chain: chains.Chain, form: Form, slopes: Tensor
 ) -> list[Tensor | None]:
-    """Second derivatives at every layer's output: Gauss-Newton columns, then residuals as signed ones."""
+    """Second derivatives at every layer's output: Gauss-Newton columns, then residuals as signed
+    ones.
+    """
     links, first = chain.links, ggn.lowest(problem, chain)
     left_out = residuals(chain, slopes)
-    total = ggn.chain_diagonals(problem, chain, blocks)
+    total = ggn.chain_diagonals(problem, chain, form.columns(), form.diagonal())
     for top in range(len(links) - 1, first - 1, -1):
         r = left_out[top]
         if r is None:
@@ -131,9 +134,10 @@ def by_double_backward(problem: Problem, X: Tensor, y: Tensor, w: Tensor):
 
 
 def second_columns(value: Tensor, at: Tensor, rows: int | None):
-    """Yield (columns of the second derivative of ``value`` at ``at``, the unit columns they belong to).
+    """Yield (columns of the second derivative of ``value`` at ``at``, their unit columns).
 
-    With ``rows``, ``at`` is (rows, ...) and rows do not mix: one unit column a number of a row serves all rows.
+    With ``rows``, ``at`` is (rows, ...) and rows do not mix: one unit column a number of a row
+    serves all rows.
     """
     (slope,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
     if slope is None or not slope.requires_grad:

@@ -1,9 +1,9 @@
 """One rule a layer type: how derivatives at a layer's output become derivatives of its parameters.
 
 A rule applies to layers whose output is affine in each of their parameters. Its heart is
-``pull(layer, x, G)``: for columns ``G`` of shape ``(k, n, ...)`` at the output it gives, for every parameter,
-the ``(k, n, *parameter.shape)`` columns of each row, summed over the positions that share the parameter.
-From them follow all diagonals, ``sum over k and n of pull(A) * pull(B)``.
+``pull(layer, x, G)``: for columns ``G`` of shape ``(k, n, ...)`` at the output it gives, for every
+parameter, the ``(k, n, *parameter.shape)`` columns of each row, summed over the positions that
+share the parameter. From them follow all diagonals, ``sum over k and n of pull(A) * pull(B)``.
 """
 
 from __future__ import annotations
@@ -73,8 +73,9 @@ def register_rule(kind: type, rule: Rule | Callable) -> None:
     kind : type
         A subclass of nn.Module; its own subclasses are covered unless they override ``forward``.
     rule : Rule or callable(layer, x, G) -> dict
-        The pull: from the layer, its input ``x`` (n, ...) and columns ``G`` (k, n, ...) at its output to
-        ``{local parameter name: (k, n, *parameter.shape)}``. The output must be affine in each parameter.
+        The pull: from the layer, its input ``x`` (n, ...) and columns ``G`` (k, n, ...) at its
+        output to ``{local parameter name: (k, n, *parameter.shape)}``. The output must be affine
+        in each parameter.
 
     Examples
     --------
@@ -109,8 +110,8 @@ def squares(A: Tensor, B: Tensor | None, signs: Tensor | None) -> Tensor:
 def outer_squares(left: Tensor, right: Tensor, B: tuple | None, signs: Tensor | None) -> Tensor:
     """Sum over columns k and rows n of ``(left @ right)**2``, a matrix a group.
 
-    ``left`` (k | 1, n, g, a, p), ``right`` (k | 1, n, g, p, b) -> (g, a, b). B: the same pair for the other
-    factor, where the product of two different columns is wanted.
+    ``left`` (k | 1, n, g, a, p), ``right`` (k | 1, n, g, p, b) -> (g, a, b). B: the same pair for
+    the other factor, where the product of two different columns is wanted.
     """
     k = max(len(left), len(right))
     n, g, a = left.shape[1:4]
@@ -151,11 +152,13 @@ class LinearRule(Rule):
 
 
 def windows(layer: nn.Module, x: Tensor) -> Tensor:
-    """What every output position of a convolution reads: (m, groups, channels / groups * kernel, positions)."""
+    """What every output position of a convolution reads: (m, groups, channels / groups * kernel,
+    positions).
+    """
     if isinstance(layer.padding, str):
         total = [
             dil * (k - 1) if layer.padding == "same" else 0
-            for dil, k in zip(layer.dilation, layer.kernel_size)
+            for dil, k in zip(layer.dilation, layer.kernel_size, strict=True)
         ]
         pads = [(t // 2, t - t // 2) for t in total]
     else:
@@ -167,15 +170,17 @@ def windows(layer: nn.Module, x: Tensor) -> Tensor:
     x = x.contiguous()
     sizes = [
         (s - dil * (k - 1) - 1) // st + 1
-        for s, k, st, dil in zip(x.shape[2:], layer.kernel_size, layer.stride, layer.dilation)
+        for s, k, st, dil in zip(
+            x.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True
+        )
     ]
     strides = x.stride()
     view = x.as_strided(
         (*x.shape[:2], *layer.kernel_size, *sizes),
         (
             *strides[:2],
-            *(s * dil for s, dil in zip(strides[2:], layer.dilation)),
-            *(s * st for s, st in zip(strides[2:], layer.stride)),
+            *(s * dil for s, dil in zip(strides[2:], layer.dilation, strict=True)),
+            *(s * st for s, st in zip(strides[2:], layer.stride, strict=True)),
         ),
     )
     return view.reshape(len(x), layer.groups, -1, math.prod(sizes))
@@ -220,7 +225,8 @@ class EmbeddingRule(Rule):
     def accepts(self, layer):
         if layer.max_norm is not None:
             raise ValueError(
-                "Embedding with max_norm changes its weights in every forward pass, so they have no fixed "
+                "Embedding with max_norm changes its weights in every forward pass, so they "
+                "have no fixed "
                 "second derivative; set max_norm=None."
             )
         return True
@@ -251,7 +257,9 @@ class EmbeddingRule(Rule):
 
 
 class NormRule(Rule):
-    """weight * normalised + bias, where ``normalised(layer, x)`` is the layer without its parameters."""
+    """weight * normalised + bias, where ``normalised(layer, x)`` is the layer without its
+    parameters.
+    """
 
     def __init__(self, normalised, by_channel):
         self.normalised, self.by_channel = normalised, by_channel

@@ -1,8 +1,8 @@
 """Losses seen row by row, with their second derivatives at the logits.
 
-The loss of a batch is ``sum_i num_i / sum_i den_i``: :meth:`Loss.rows` gives the numerators (each row's
-loss, summed over its elements or positions), :meth:`Loss.normalisers` the denominators, such that the
-quotient is what torch's ``reduction="mean"`` returns.
+The loss of a batch is ``sum_i num_i / sum_i den_i``: :meth:`Loss.rows` gives the numerators (each
+row's loss, summed over its elements or positions), :meth:`Loss.normalisers` the denominators, such
+that the quotient is what torch's ``reduction="mean"`` returns.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Loss:
     outputs : {"logits", "log_proba", "proba", None}
         What the module gives.
     eps : float or None
-        Added to probabilities before the logarithm of NLLLoss in :meth:`rows` (as skorch does), never in
-        second derivatives. None: the machine epsilon of the output.
+        Added to probabilities before the logarithm of NLLLoss in :meth:`rows` (as skorch does),
+        never in second derivatives. None: the machine epsilon of the output.
     """
 
     allowed = (None,)
@@ -90,10 +90,10 @@ class Loss:
 
     def _scalar(self, value):
         if not isinstance(value, Tensor) or value.numel() != 1:
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else "no shape"
             raise ValueError(
-                f"{self.name} gave {type(value).__name__} of "
-                f"{'shape ' + str(tuple(value.shape)) if isinstance(value, Tensor) else 'no shape'} for one row; "
-                "expected a single number. Give a criterion that returns the mean over rows, or one with "
+                f"{self.name} gave {type(value).__name__} of {found} for one row; expected a "
+                "single number. Give a criterion that returns the mean over rows, or one with "
                 'reduction="none".'
             )
         return value.reshape(())
@@ -121,8 +121,10 @@ class Loss:
         tolerance = 1e-3 * value.abs().mean() + torch.finfo(value.dtype).tiny
         if mean.isfinite() and (mean - value.mean()).abs() > tolerance:
             raise ValueError(
-                f"{self.name} gives {mean.item():.6g} for {len(output)} rows, but the mean over single rows is "
-                f"{value.mean().item():.6g}. Its derivatives can only be computed for a mean over rows: return "
+                f"{self.name} gives {mean.item():.6g} for {len(output)} rows, but the mean over "
+                f"single rows is "
+                f"{value.mean().item():.6g}. Its derivatives can only be computed for a mean "
+                f"over rows: return "
                 'that, or give it a `reduction` attribute with "none" that returns one value a row.'
             )
 
@@ -165,15 +167,17 @@ class Loss:
 
 
 class Elementwise(Loss):
-    """A loss with one term an element of the output; ``second(a, t)`` is each term's second derivative."""
+    """A loss with one term an output; ``second(a, t)`` is each term's second derivative."""
 
     allowed = (None, "logits")
 
     def none(self, output, target):
         if output.shape != target.shape:
             raise ValueError(
-                f"{self.name}: the module gives shape {tuple(output.shape)} but the targets have shape "
-                f"{tuple(target.shape)}; torch would pair every row with every other. Reshape the targets "
+                f"{self.name}: the module gives shape {tuple(output.shape)} but the targets "
+                f"have shape "
+                f"{tuple(target.shape)}; torch would pair every row with every other. Reshape "
+                f"the targets "
                 f"to {tuple(output.shape)}."
             )
         return self.for_output(output)(output, target.to(output.dtype))
@@ -277,7 +281,8 @@ class CrossEntropy(Loss):
     def none(self, output, target):
         if output.ndim < 2:
             raise ValueError(
-                f"{self.name} needs outputs of shape (n, classes, ...), found {tuple(output.shape)}. "
+                f"{self.name} needs outputs of shape (n, classes, ...), found "
+                f"{tuple(output.shape)}. "
                 "For two classes with one output use BCEWithLogitsLoss."
             )
         target = target.to(output.dtype) if target.is_floating_point() else target
@@ -375,8 +380,8 @@ def resolve(criterion, outputs=None) -> Loss:
     Parameters
     ----------
     criterion : nn.Module or callable(output, target)
-        With ``reduction`` "mean", "sum" or "none" (all mean the same here), or any callable that returns
-        the mean over rows. It is copied, never called or changed.
+        With ``reduction`` "mean", "sum" or "none" (all mean the same here), or any callable that
+        returns the mean over rows. It is copied, never called or changed.
     outputs : {"logits", "log_proba", "proba"}, optional
         What the module gives, where the criterion leaves it open.
 
@@ -397,7 +402,8 @@ def resolve(criterion, outputs=None) -> Loss:
         return criterion
     if isinstance(criterion, type):
         raise ValueError(
-            f"criterion is the class {criterion.__name__}; give an instance: {criterion.__name__}()."
+            f"criterion is the class {criterion.__name__}; give an instance: "
+            f"{criterion.__name__}()."
         )
     criterion = FUNCTIONS.get(criterion, lambda: criterion)()
     if not callable(criterion):
@@ -419,8 +425,10 @@ def check_callable(criterion) -> None:
     except TypeError:
         raise ValueError(
             f"{name_of(criterion)} cannot be called as criterion(output, target): its signature is "
-            f"{inspect.signature(called)}. Wrap it in an nn.Module whose forward(output, target) supplies the "
-            'rest (a fixed variance, for example) and give that a `reduction` attribute that may be "none".'
+            f"{inspect.signature(called)}. Wrap it in an nn.Module whose forward(output, "
+            f"target) supplies the "
+            "rest (a fixed variance, for example) and give that a `reduction` attribute that "
+            'may be "none".'
         ) from None
     except ValueError:
         return

@@ -26,8 +26,8 @@ def dense_diagonal(
     module, criterion, X, y, sample_weight, outputs
         As for :func:`diagonal`.
     method : {"hessian", "ggn"}
-        ``diag(H)`` entry by entry, or ``diag(J^T H J)`` from the full Jacobian ``J`` of the logits and the
-        full Hessian ``H`` of the loss by them.
+        ``diag(H)`` entry by entry, or ``diag(J^T H J)`` from the full Jacobian ``J`` of the logits
+        and the full Hessian ``H`` of the loss by them.
 
     Examples
     --------

@@ -1,10 +1,11 @@
 """The second derivative of the loss at the logits, in the three forms it comes in.
 
-Each form answers for a batch of ``n`` rows with logits of shape ``(n, *shape)``; rows never mix, so the
-Hessian is one ``(*shape, *shape)`` block a row. All of them give
+Each form answers for a batch of ``n`` rows with logits of shape ``(n, *shape)``; rows never mix,
+so the Hessian is one ``(*shape, *shape)`` block a row. All of them give
 
 - ``diagonal()``: the diagonal of that block, shaped like the logits;
-- ``columns()``: blocks of columns ``s`` of shape ``(k, n, *shape)`` with signs (``None`` or ``(k, n)``) such
+- ``columns()``: blocks of columns ``s`` of shape ``(k, n, *shape)`` with signs (``None`` or ``(k,
+n)``) such
   that the sum of ``sign * s s^T`` over all of them is the Hessian;
 - ``sample(generator)``: one random column with the Hessian as its expected outer product.
 """
@@ -24,9 +25,10 @@ Columns = Iterator[tuple[Tensor, Tensor | None]]
 class Categorical:
     """``scale * (diag(p) - p p^T)`` over dimension 1, one block a position.
 
-    Its square root has C - 1 columns, ``s_j = sqrt(scale * p_j q_j / q_{j-1}) (e_j - r_j)``, where ``q_j`` is
-    the sum of the probabilities after ``j`` and ``r_j = p / q_j`` their distribution. Nothing in it is a
-    difference of nearly equal numbers, so in float32 a class near probability 1 keeps its small curvature.
+    Its square root has C - 1 columns, ``s_j = sqrt(scale * p_j q_j / q_{j-1}) (e_j - r_j)``, where
+    ``q_j`` is the sum of the probabilities after ``j`` and ``r_j = p / q_j`` their distribution.
+    Nothing in it is a difference of nearly equal numbers, so in float32 a class near probability 1
+    keeps its small curvature.
     """
 
     p: Tensor  # (n, C, *positions)
@@ -115,7 +117,8 @@ class Separable:
     def sample(self, generator: torch.Generator) -> Tensor:
         if (self.d < 0).any():
             raise ValueError(
-                "the loss has negative second derivatives at the outputs, which have no sampled square root; "
+                "the loss has negative second derivatives at the outputs, which have no sampled "
+                "square root; "
                 'use method="ggn"'
             )
         u = torch.rand(self.d.shape, generator=generator, dtype=torch.float64).to(self.d.device)

@@ -51,7 +51,8 @@ def hessian_vector_product(
             )
         if vector.shape != parameters[name].shape:
             raise ValueError(
-                f"vectors[{name!r}] has shape {tuple(vector.shape)}, expected {tuple(parameters[name].shape)}."
+                f"vectors[{name!r}] has shape {tuple(vector.shape)}, expected "
+                f"{tuple(parameters[name].shape)}."
             )
     loss = resolve(criterion, outputs)
     X, y, w = check_rows(module, X, y, sample_weight)
@@ -68,7 +69,9 @@ def hessian_vector_product(
             output = module(X[rows])
             value = (w[rows] * loss.exact_rows(output, y[rows])).sum()
             denominator += float((w[rows] * loss.normalisers(output.detach(), y[rows])).sum())
-            for name, part in zip(parameters, product(value, list(parameters.values()), given)):
+            for name, part in zip(
+                parameters, product(value, list(parameters.values()), given), strict=True
+            ):
                 if part is not None:
                     total[name] += part
     if not denominator > 0:
@@ -80,7 +83,7 @@ def product(
     value: Tensor, parameters: list[Tensor], given: list[Tensor]
 ) -> tuple[Tensor | None, ...]:
     slopes = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
-    along = sum((s * v).sum() for s, v in zip(slopes, given) if s is not None)
+    along = sum((s * v).sum() for s, v in zip(slopes, given, strict=True) if s is not None)
     if not isinstance(along, Tensor) or not along.requires_grad:
         return tuple(None for _ in parameters)
     return torch.autograd.grad(along, parameters, allow_unused=True)

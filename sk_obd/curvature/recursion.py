@@ -1,9 +1,10 @@
 """The paper's own back-propagation of second derivatives (LeCun, Denker and Solla 1989, eq. 5-8).
 
-``h_l = f'(z_l)^2 (h_{l+1} @ W_{l+1}**2) + f''(z_l) dL/dx_{l+1}``: one number a unit, carried down as gradients are.
-It keeps only the diagonal at each layer, so it is exact for the last two layers of weights and an approximation
-before them. The paper's eq. 7 prints "- f'' dE/dx"; with the true derivative the sign is +. "recursion-lm" drops
-that term (the paper's Levenberg-Marquardt form) and is never negative.
+``h_l = f'(z_l)^2 (h_{l+1} @ W_{l+1}**2) + f''(z_l) dL/dx_{l+1}``: one number a unit, carried down
+as gradients are. It keeps only the diagonal at each layer, so it is exact for the last two layers
+of weights and an approximation before them. The paper's eq. 7 prints "- f'' dE/dx"; with the true
+derivative the sign is +. "recursion-lm" drops that term (the paper's Levenberg-Marquardt form) and
+is never negative.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ def _batch(problem, X, y, w, bends):
             return shared.batch(problem, X, y, w, bends, form, slopes)
         except shared.NoChain as reason:
             raise ValueError(
-                "the recursion passes one number a unit through a chain of Linear and convolutional layers with "
-                f'activations and pooling between them; it cannot pass {reason}. Use method="ggn" (exact, never '
+                "the recursion passes one number a unit through a chain of Linear and "
+                "convolutional layers with "
+                f"activations and pooling between them; it cannot pass {reason}. Use "
+                f'method="ggn" (exact, never '
                 'negative) or "hessian".'
             ) from None
     smooth = bends and any(link.bend is not None for link in chain.links)
@@ -71,7 +74,9 @@ def diagonals_of(
 
 
 def refuse_parameters(problem: Problem) -> None:
-    """NoChain for trainable parameters outside plain Linear and convolutional layers, or tied ones."""
+    """NoChain for trainable parameters outside plain Linear and convolutional layers, or tied
+    ones.
+    """
     owners = {}
     for name, layer in problem.module.named_modules():
         for local, parameter in layer.named_parameters(recurse=False):

@@ -1,4 +1,6 @@
-"""Parameters without a rule: the columns of every row, by torch.func where it works, else row by row."""
+"""Parameters without a rule: the columns of every row, by torch.func where it works, else row by
+row.
+"""
 
 from __future__ import annotations
 
@@ -65,5 +67,5 @@ def one_row(problem, x, S, names) -> dict[str, Tensor]:
         name: torch.zeros(1, len(S), *p.shape, dtype=p.dtype, device=p.device)
         if g is None
         else g.unsqueeze(0)
-        for name, p, g in zip(names, inputs, pulled)
+        for name, p, g in zip(names, inputs, pulled, strict=True)
     }

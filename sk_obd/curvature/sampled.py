@@ -1,8 +1,9 @@
-"""The Gauss-Newton diagonal from one random column a row: unbiased, and as cheap for many outputs as for one.
+"""The Gauss-Newton diagonal from one random column a row: unbiased, cheap for many outputs.
 
-For cross-entropy the column is ``p - e_c`` with the class ``c`` drawn from the network's own ``p``; for losses with
-a term an output, the root of each second derivative with a random sign. Draws come from a generator of its own,
-row after row, so they depend on ``random_state`` alone and not on the batch size.
+For cross-entropy the column is ``p - e_c`` with the class ``c`` drawn from the network's own
+``p``; for losses with a term an output, the root of each second derivative with a random sign.
+Draws come from a generator of its own, row after row, so they depend on ``random_state`` alone and
+not on the batch size.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .problem import Problem
 
 
 def generator_from(random_state) -> torch.Generator:
-    """A generator seeded from None (anew), an int, a numpy RandomState, or a torch.Generator itself."""
+    """A generator from None (seeded anew), an int, a RandomState, or a torch.Generator."""
     if isinstance(random_state, torch.Generator):
         return random_state
     generator = torch.Generator()

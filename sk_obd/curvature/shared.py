@@ -1,9 +1,10 @@
-"""The recursion where connections share weights (convolutions, layers over positions): the paper's eq. 5.
+"""The recursion where connections share weights (convolutions, positions): the paper's eq. 5.
 
-A shared weight's second derivative is the sum over its connections, cross terms between them dropped:
-``h_W = sum over rows and positions of h_z x^2`` and ``h_x = h_z * W^2`` through the layer's own linear map. Between
-layers lie maps where every number feeds at most one other (activations, pooling without overlap, reshaping); there
-``h_z = (J^T 1)(J^T h)``, which is ``J^2`` for such a map.
+A shared weight's second derivative is the sum over its connections, cross terms between them
+dropped: ``h_W = sum over rows and positions of h_z x^2`` and ``h_x = h_z * W^2`` through the
+layer's own linear map. Between layers lie maps where every number feeds at most one other
+(activations, pooling without overlap, reshaping); there ``h_z = (J^T 1)(J^T h)``, which is ``J^2``
+for such a map.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def bend(z: Tensor, x: Tensor, delta: Tensor, layer: nn.Module) -> Tensor | None
 
 
 def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor, bends: bool, form, slopes):
-    """Sums for a batch; ``form(logits)`` and ``slopes(logits)`` are the loss' derivatives at the logits."""
+    """Sums for a batch; ``form`` and ``slopes`` give the loss' derivatives at the logits."""
     links, output, logits = trace(problem.module, problem.loss, X)
     loss = problem.loss
     at = logits.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Case:
         """(module, criterion, X, y), the same at every call."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            module = self.build().to(dtype)
+            module = self.build()
             for norm in module.modules():
                 if getattr(norm, "running_mean", None) is not None:
                     norm.running_mean.normal_()
@@ -36,6 +37,7 @@ class Case:
                     ) if parameter.detach().abs().max() == 0 else None
             X, y = self.data()
             criterion = self.criterion()
+        module.to(dtype)
         if isinstance(criterion, nn.Module):
             criterion = criterion.to(dtype)
         cast = [t.to(dtype) if t.is_floating_point() else t for t in (X, y)]
@@ -44,7 +46,7 @@ class Case:
 
 def mlp(*sizes, act=nn.Tanh, top=()):
     layers = []
-    for a, b in zip(sizes, sizes[1:]):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), act()]
     return nn.Sequential(*layers[:-1], *top)
 

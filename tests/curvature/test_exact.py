@@ -18,7 +18,8 @@ def error(got, expected):
     assert list(got) == list(expected)
     worst = 0.0
     for name, value in expected.items():
-        assert got[name].shape == value.shape and got[name].dtype == value.dtype
+        assert got[name].shape == value.shape
+        assert got[name].dtype == value.dtype
         scale = value.abs().max().item()
         gap = (got[name] - value).abs().max().item()
         worst = max(worst, gap / scale if scale else gap)

@@ -1,0 +1,348 @@
+"""The recipe: sizes, prefixes, stop rules, going on, and what a row says."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import classifier_net, regressor_net
+from torch import nn
+
+from sk_obd import OBDClassifier, OBDRegressor
+from sk_obd.pruning import schedule
+
+QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
+
+
+def same_network(a, b, X):
+    return all((a.mask_[k] == b.mask_[k]).all() for k in a.mask_) and np.array_equal(
+        a.predict_proba(X), b.predict_proba(X)
+    )
+
+
+@given(
+    n=st.integers(1, 10_000),
+    rate=st.floats(0, 0.999),
+    step=st.one_of(st.floats(0.01, 0.99), st.integers(1, 500), st.none()),
+)
+def test_a_schedule_rises_to_its_target(n, rate, step):
+    totals = schedule(n, rate, step)
+    assert all(a < b for a, b in zip([0, *totals], totals, strict=False))
+    assert (totals[-1] if totals else 0) == round(rate * n)
+
+
+@given(
+    n=st.integers(1, 10_000),
+    rates=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)).map(sorted),
+    step=st.one_of(st.floats(0.01, 0.99), st.integers(1, 500)),
+)
+def test_a_shorter_schedule_is_the_beginning_of_a_longer_one(n, rates, step):
+    short, long = (schedule(n, rate, step) for rate in rates)
+    assert short[:-1] == long[: max(0, len(short) - 1)]
+
+
+def test_a_fit_to_half_visits_the_networks_of_a_fit_to_nine_tenths(iris):
+    X, y = iris
+    half = OBDClassifier(prune_rate=0.5, **QUICK).fit(X, y)
+    far = OBDClassifier(prune_rate=0.9, **QUICK).fit(X, y)
+    assert half.n_iter_ >= 3
+    for i in range(half.n_iter_):
+        assert half.path_[i] | {"fit_time": 0} == pytest.approx(
+            far.path_[i] | {"fit_time": 0}, nan_ok=True, rel=0, abs=0
+        )
+        assert same_network(half.at(iteration=i), far.at(iteration=i), X)
+
+
+@pytest.mark.parametrize("saliency", ["obd", "taylor", "magnitude", "random"])
+def test_two_fits_with_one_random_state_are_identical(saliency, iris):
+    X, y = iris
+    first, second = (OBDClassifier(saliency=saliency, **QUICK).fit(X, y) for _ in range(2))
+    assert same_network(first, second, X)
+    other = OBDClassifier(saliency=saliency, **(QUICK | {"random_state": 1})).fit(X, y)
+    assert not same_network(first, other, X)
+
+
+def test_generators_are_as_they_were(iris):
+    import random
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    OBDClassifier(early_stopping=True, **QUICK).fit(*iris)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert before[2] == random.getstate()
+
+
+def test_rows_say_what_was_deleted_and_what_it_cost(iris):
+    """Each row against the networks themselves."""
+    X, y = iris
+    fitted = OBDClassifier(prune_rate=0.9, step=0.4, **QUICK).fit(X, y)
+    target = torch.tensor(y)
+    for i in range(1, len(fitted.path_)):
+        row, before, after = fitted.path_[i], fitted.at(iteration=i - 1), fitted.at(iteration=i)
+        gone = {k: before.mask_[k] & ~after.mask_[k] for k in before.mask_}
+        assert row["n_deleted"] == sum(m.sum() for m in gone.values())
+        assert row["n_params"] == after.n_params_
+        module = before.net_.module_
+        tensor = torch.tensor(X)
+        with torch.no_grad():
+            loss = nn.functional.cross_entropy(module(tensor), target)
+            for k, p in module.named_parameters():
+                p[torch.tensor(gone[k])] = 0.0
+            cut = nn.functional.cross_entropy(module(tensor), target)
+            retrained = nn.functional.cross_entropy(after.net_.module_(tensor), target)
+        assert row["actual_increase"] == pytest.approx((cut - loss).item(), rel=1e-9, abs=1e-14)
+        assert row["loss"] == pytest.approx(retrained.item(), rel=1e-12)
+        assert row["train_score"] == after.score(X, y)
+
+
+def test_the_lowest_saliencies_go_and_their_sum_is_the_prediction(iris):
+    X, y = iris
+    fitted = OBDClassifier(prune_rate=0.3, step=None, **QUICK).fit(X, y)
+    dense = OBDClassifier(prune_rate=0.0, **QUICK).fit(X, y)
+    assert same_network(dense, fitted.at(iteration=0), X)
+    saliency = np.concatenate([s.ravel() for s in dense.saliencies_.values()])
+    alive = np.concatenate([m.ravel() for m in fitted.mask_.values()])
+    assert saliency[~alive].max() <= saliency[alive].min() * (1 + 1e-5)
+    assert fitted.path_[1]["predicted_increase"] == pytest.approx(saliency[~alive].sum())
+
+
+def test_saliencies_are_half_h_u_squared_by_autograd(iris):
+    """The Hessian of the training loss, whole, by torch.func; tanh, so that it is not the GGN."""
+    X, y = iris
+    settings = QUICK | {"hidden_layer_sizes": (3,)}
+    fitted = OBDClassifier(prune_rate=0.3, activation="tanh", curvature="hessian", **settings).fit(
+        X, y
+    )
+    module = fitted.net_.module_
+    names = [n for n, _ in module.named_parameters()]
+    shapes = [p.shape for p in module.parameters()]
+    u = torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    def loss(u):
+        parts = u.split([s.numel() for s in shapes])
+        parameters = {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+        output = torch.func.functional_call(module, parameters, (torch.tensor(X),))
+        return nn.functional.cross_entropy(output, torch.tensor(y))
+
+    expected = torch.func.hessian(loss)(u).diagonal() * u**2 / 2
+    found = np.concatenate([fitted.saliencies_[n].ravel() for n in names])
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert np.isfinite(fitted.path_[-1]["negative_curvature"])
+
+
+def test_max_loss_increase_keeps_the_last_good_network(iris):
+    X, y = iris
+    fitted = OBDClassifier(prune_rate=0.98, max_loss_increase=0.05, **QUICK).fit(X, y)
+    losses = [row["loss"] for row in fitted.path_]
+    assert max(losses[:-1]) <= losses[0] + 0.05 < losses[-1]
+    assert fitted.n_iter_ == fitted.path_.kept == len(losses) - 2
+    assert fitted.n_params_ == fitted.path_[-2]["n_params"]
+    free = OBDClassifier(prune_rate=0.98, **QUICK).fit(X, y)
+    assert same_network(fitted, free.at(iteration=fitted.n_iter_), X)
+
+
+def test_early_stopping_keeps_the_smallest_network_near_the_best_score(cancer):
+    X, y = cancer
+    fitted = OBDClassifier(
+        prune_rate=0.995, early_stopping=True, n_iter_no_change=3, tol=0.01, **QUICK
+    ).fit(X[:300], y[:300], X_val=X[300:], y_val=y[300:])
+    scores = np.array([row["validation_score"] for row in fitted.path_])
+    good = np.flatnonzero(scores >= scores.max() - 0.01)
+    assert fitted.n_iter_ == good[-1]
+    assert fitted.score(X[300:], y[300:]) == scores[good[-1]]
+    if len(scores) - 1 > good[-1]:
+        assert len(scores) - 1 - good[-1] <= 3
+
+
+def test_early_stopping_holds_out_rows_of_its_own(digits):
+    X, y = digits
+    fitted = OBDClassifier(
+        prune_rate=0.5, early_stopping=True, validation_fraction=0.25, **QUICK
+    ).fit(X, y)
+    scores = [row["validation_score"] * 150 for row in fitted.path_]
+    assert scores == pytest.approx(np.round(scores))
+
+
+def test_validation_rows_without_early_stopping_are_scored_only(iris):
+    X, y = iris
+    fitted = OBDClassifier(prune_rate=0.9, **QUICK).fit(X, y, X_val=X[:30], y_val=y[:30])
+    plain = OBDClassifier(prune_rate=0.9, **QUICK).fit(X, y)
+    assert same_network(fitted, plain, X)
+    assert fitted.path_[-1]["validation_score"] == fitted.score(X[:30], y[:30])
+
+
+def test_scoring_is_what_the_path_scores(diabetes):
+    X, y = diabetes
+    fitted = OBDRegressor(scoring="neg_mean_absolute_error", **QUICK).fit(X, y)
+    assert fitted.path_[-1]["train_score"] == pytest.approx(-np.abs(fitted.predict(X) - y).mean())
+
+
+def test_warm_start_goes_on_and_rates_refer_to_the_original_count(iris):
+    X, y = iris
+    fitted = OBDClassifier(prune_rate=0.5, warm_start=True, **QUICK).fit(X, y)
+    n = fitted.n_params_
+    rows = len(fitted.path_)
+    mask = {k: m.copy() for k, m in fitted.mask_.items()}
+    fitted.set_params(prune_rate=0.8).fit(X, y)
+    total = sum(m.size for m in mask.values())
+    assert fitted.n_params_ == total - round(0.8 * total) < n
+    assert all((fitted.mask_[k] <= mask[k]).all() for k in mask)
+    assert len(fitted.path_) > rows
+    assert fitted.path_[rows - 1]["n_params"] == n
+    fitted.fit(X, y)
+    assert fitted.n_params_ == total - round(0.8 * total)
+    assert fitted.path_[-1]["n_deleted"] == 0
+    with pytest.raises(ValueError, match="warm_start"):
+        fitted.fit(X, y + 1)
+    with pytest.raises(ValueError, match=r"warm_start.*already"):
+        fitted.set_params(prune_rate=0.5).fit(X, y)
+
+
+def test_warm_start_from_a_row_of_the_grid_is_the_undisturbed_run(iris):
+    X, y = iris
+    straight = OBDClassifier(prune_rate=0.9, **QUICK).fit(X, y)
+    stop = straight.path_[3]
+    part = OBDClassifier(prune_rate=int(straight.path_.n_prunable - stop["n_params"]), **QUICK)
+    part.set_params(warm_start=True).fit(X, y)
+    assert part.n_params_ == stop["n_params"]
+    part.set_params(prune_rate=0.9).fit(X, y)
+    assert same_network(part, straight, X)
+
+
+@pytest.mark.parametrize("curvature", ["ggn", "hessian", "recursion", "recursion-lm"])
+@pytest.mark.parametrize("saliency", ["obd", "taylor"])
+def test_every_curvature_prunes_and_keeps_predicting(curvature, saliency, cancer):
+    fitted = OBDClassifier(
+        prune_rate=0.8, curvature=curvature, saliency=saliency, activation="tanh", **QUICK
+    ).fit(*cancer)
+    assert fitted.score(*cancer) > 0.95
+
+
+def test_deletion_saliency_is_the_loss_really_evaluated(iris):
+    X, y = iris
+    settings = QUICK | {"hidden_layer_sizes": (3,)}
+    fitted = OBDClassifier(prune_rate=0.4, saliency="deletion", step=None, **settings).fit(X, y)
+    assert fitted.path_[1]["predicted_increase"] < fitted.path_[1]["actual_increase"] + 1
+    module, target = fitted.net_.module_, torch.tensor(y)
+    weight = module.hidden0.weight
+    i, j = map(int, np.argwhere(fitted.mask_["hidden0.weight"])[0])
+    with torch.no_grad():
+        before = nn.functional.cross_entropy(module(torch.tensor(X)), target).item()
+        weight[i, j] = 0.0
+        after = nn.functional.cross_entropy(module(torch.tensor(X)), target).item()
+    assert fitted.saliencies_["hidden0.weight"][i, j] == pytest.approx(after - before, abs=1e-12)
+
+
+def test_a_callable_saliency_decides(iris):
+    """Deleting the largest weights first, to see that it is obeyed."""
+
+    def largest_first(parameters, curvature):
+        assert curvature.keys() == parameters.keys()
+        return {k: -u.abs() for k, u in parameters.items()}
+
+    X, y = iris
+    dense = OBDClassifier(prune_rate=0, **QUICK).fit(X, y)
+    fitted = OBDClassifier(prune_rate=5, step=None, saliency=largest_first, **QUICK).fit(X, y)
+    size = np.concatenate(
+        [p.detach().abs().numpy().ravel() for p in dense.net_.module_.parameters()]
+    )
+    alive = np.concatenate([m.ravel() for m in fitted.mask_.values()])
+    assert set(np.flatnonzero(~alive)) == set(np.argsort(-size)[:5])
+    assert np.isnan(fitted.path_[1]["predicted_increase"])
+
+
+def test_negative_saliencies_go_first(iris):
+    def signed(parameters, curvature):
+        found = {k: torch.full_like(u, 1.0) for k, u in parameters.items()}
+        found["output.bias"][1] = -5.0
+        return found
+
+    fitted = OBDClassifier(prune_rate=1, saliency=signed, **QUICK).fit(*iris)
+    assert not fitted.mask_["output.bias"][1]
+
+
+def test_one_at_a_time_and_all_at_once(iris):
+    one = OBDClassifier(prune_rate=4, step=1, **QUICK).fit(*iris)
+    assert [row["n_deleted"] for row in one.path_] == [0, 1, 1, 1, 1]
+    once = OBDClassifier(prune_rate=0.5, step=None, **QUICK).fit(*iris)
+    assert once.n_iter_ == 1
+    dense = OBDClassifier(prune_rate=0, **QUICK).fit(*iris)
+    assert dense.n_iter_ == 0
+    assert all(mask.all() for mask in dense.mask_.values())
+
+
+def test_no_retraining_is_allowed(iris):
+    fitted = OBDClassifier(prune_rate=0.5, step=None, **(QUICK | {"retrain_epochs": 0})).fit(*iris)
+    dense = fitted.at(iteration=0)
+    for name, p in fitted.net_.module_.named_parameters():
+        q = dict(dense.net_.module_.named_parameters())[name]
+        assert torch.equal(p, q * torch.tensor(fitted.mask_[name]))
+
+
+def test_prunable_limits_what_is_deleted(iris):
+    fitted = OBDClassifier(prune_rate=0.9, prunable=r"weight$", **QUICK).fit(*iris)
+    assert fitted.mask_["hidden0.bias"].all()
+    assert fitted.mask_["output.bias"].all()
+    n = fitted.mask_["hidden0.weight"].size + fitted.mask_["output.weight"].size
+    assert (~fitted.mask_["hidden0.weight"]).sum() + (
+        ~fitted.mask_["output.weight"]
+    ).sum() == round(0.9 * n)
+
+
+def test_ranking_is_that_of_rfe(iris):
+    fitted = OBDClassifier(prune_rate=0.9, **QUICK).fit(*iris)
+    for name, ranking in fitted.ranking_.items():
+        np.testing.assert_array_equal(ranking == 1, fitted.mask_[name])
+        first = fitted.at(iteration=1)
+        np.testing.assert_array_equal(ranking == fitted.n_iter_ + 1, ~first.mask_[name])
+
+
+def test_support_and_importances_are_of_the_inputs(cancer):
+    fitted = OBDClassifier(prune_rate=0.97, **QUICK).fit(*cancer)
+    read = fitted.mask_["hidden0.weight"].any(axis=0)
+    np.testing.assert_array_equal(fitted.support_, read)
+    assert 0 < read.sum() < 30
+    np.testing.assert_allclose(
+        fitted.feature_importances_, fitted.saliencies_["hidden0.weight"].sum(axis=0)
+    )
+    assert (fitted.feature_importances_[~read] == 0).all()
+
+
+def test_keep_path_last_keeps_one_network(iris):
+    fitted = OBDClassifier(prune_rate=0.9, keep_path="last", **QUICK).fit(*iris)
+    everything = OBDClassifier(prune_rate=0.9, **QUICK).fit(*iris)
+    assert same_network(fitted, everything, iris[0])
+    assert list(fitted.path_.networks) == [fitted.n_iter_]
+    with pytest.raises(ValueError, match="keep_path='all'"):
+        fitted.at(iteration=0)
+
+
+def test_histories_of_all_rounds_are_joined(iris):
+    fitted = OBDClassifier(prune_rate=0.5, **QUICK).fit(*iris)
+    epochs = [row["n_epochs"] for row in fitted.path_]
+    history = fitted.net_.history
+    assert len(history) == sum(epochs)
+    assert [sum(e["iteration"] == i for e in history) for i in range(len(epochs))] == epochs
+    assert np.isfinite(history[:, "train_loss"]).all()
+
+
+def test_a_trained_net_is_pruned_without_dense_training(diabetes):
+    X, y = diabetes
+    net = regressor_net(verbose=0)
+    net.fit(X.astype(np.float32), y.astype(np.float32).reshape(-1, 1))
+    before = {k: v.clone() for k, v in net.module_.state_dict().items()}
+    fitted = OBDRegressor(net, prune_rate=0.5, retrain_epochs=3, random_state=0)
+    fitted.set_params(net__max_epochs=0).fit(X, y)
+    dense = fitted.at(iteration=0).net_.module_.state_dict()
+    assert all(torch.equal(dense[k], before[k]) for k in before)
+    assert fitted.path_[0]["n_epochs"] == 0
+    assert all(torch.equal(net.module_.state_dict()[k], before[k]) for k in before)
+
+
+def test_the_users_net_is_never_changed(iris):
+    net = classifier_net(module__n_in=4)
+    before = dict(vars(net))
+    OBDClassifier(net, retrain_epochs=1).fit(*iris)
+    assert dict(vars(net)) == before
+    assert not net.initialized_
