@@ -1,12 +1,9 @@
 """What the classifier and the regressor share: from X and y to a pruned network and back."""
 
 import copy
-from collections.abc import Mapping
-from numbers import Real
 
 import numpy as np
 import torch
-from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
@@ -15,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.history import History
 
 from . import inputs
+from .data import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
 from .isolation import isolated_generators, one_thread, seed_generators
 from .masks import count_alive, prunable_names
 from .modules import default_net
@@ -179,54 +177,63 @@ class BaseOBD(BaseEstimator):
         if self.net is not None:
             check_net(self.net, self._kind, type(self).__name__)
         resume = self.warm_start and hasattr(self, "path_")
-        X_checked, y_checked = self._check_X_y(X, y, reset=not resume)
-        weights = check_weights(sample_weight, X_checked.shape[0])
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        rows, scored = self._scored_rows(X, y_checked, weights, X_val, y_val, seed)
-        if weights is not None:
-            rows = rows[weights[rows] > 0]
-        X_train, y_train = X_checked[rows], y_checked[rows]
-        w = None if weights is None else weights[rows]
-        w = self._learn_targets(y_checked, y_train, w, resume)
-        sum_of_weights = float(len(y_train) if w is None else w.sum())
-        if w is not None:
-            alive = np.flatnonzero(w > 0)
-            X_train, y_train, w = X_train[alive], y_train[alive], w[alive]
-            # Equal weights are no weights: the unweighted loss is the same and faster.
-            w = None if np.all(w == w[0]) else torch.from_numpy(w)
-
+        X, y, weights, scored = self._check_rows(X, y, sample_weight, X_val, y_val, seed, resume)
         with isolated_generators():
             seed_generators(seed, 0)
-            net = self.net or self._default_net(X_train, sum_of_weights)
-            y_train = self._encode(y_train)
-            net = start(net, X_train, y_train.numpy(), verbose=max(0, int(self.verbose) - 1))
-            X_train = cast(X_train, input_dtype(net.module_, X_train))
-            output = trial_output(net, X_train)
-            y_train = self._shape_targets(net, output, y_train)
-            check_criterion(net, output, y_train)
-            prunable = prunable_names(net.module_, self.prunable)
-            if resume:
-                path = self.path_.cut(self.path_.kept)
-                path.load(path.kept, net.module_)
-            else:
-                path = PruningPath(net.module_, prunable, keep=self.keep_path)
-            totals = schedule(path.n_prunable, self.prune_rate, self.step)
-            if resume and sum(totals[-1:]) < path.n_deleted:
-                raise ValueError(
-                    f"warm_start=True with prune_rate={self.prune_rate} asks to delete "
-                    f"{sum(totals[-1:])} parameters; {path.n_deleted} are already deleted. Raise "
-                    "prune_rate, take an earlier network with at(prune_rate=...), or fit anew "
-                    "with warm_start=False."
-                )
-            self._single_thread = is_small(net, X_train)
+            net, X, y = self._start_net(X, y, weights)
+            path = self._start_path(net, resume)
+            self._single_thread = is_small(net, X)
             with one_thread(self._single_thread):
-                objective = Objective(net, X_train, y_train, w)
+                objective = Objective(net, X, y, unequal(weights))
                 if callable(self.saliency) or "curvature" in NEEDS[self.saliency]:
                     # What cannot be differentiated is refused now, not after hours of training.
                     objective.curvature(self.curvature, n_rows=2)
                 self._readers = inputs.reading_layers(net.module_, objective.some_rows(2))
                 self._run(net, objective, path, self._recipe(net, seed), scored)
         return self
+
+    def _check_rows(self, X, y, sample_weight, X_val, y_val, seed, resume):
+        """The rows to train on, encoded, their weights, and what the scorer is given."""
+        X_checked, y_checked = self._check_X_y(X, y, reset=not resume)
+        weights = check_weights(sample_weight, X_checked.shape[0])
+        rows, scored = self._scored_rows(X, y_checked, weights, X_val, y_val, seed)
+        # A row of weight zero is as if absent, also for what is learnt of y.
+        rows = rows if weights is None else rows[weights[rows] > 0]
+        weights = None if weights is None else weights[rows]
+        weights = self._learn_targets(y_checked, y_checked[rows], weights, resume)
+        if weights is not None:
+            rows, weights = rows[weights > 0], weights[weights > 0]
+        return X_checked[rows], self._encode(y_checked[rows]), weights, scored
+
+    def _start_net(self, X, y, weights):
+        """The network started and checked, with X and y as it takes them."""
+        total = float(X.shape[0] if weights is None else weights.sum())
+        net = self._default_net(X, total) if self.net is None else self.net
+        net = start(net, X, y.numpy(), verbose=max(0, int(self.verbose) - 1))
+        X = cast(X, input_dtype(net.module_, X))
+        output = trial_output(net, X)
+        y = self._shape_targets(net, output, y)
+        check_criterion(net, output, y)
+        return net, X, y
+
+    def _start_path(self, net, resume):
+        """A new path, or the present one with its network loaded."""
+        path = PruningPath(
+            net.module_, prunable_names(net.module_, self.prunable), keep=self.keep_path
+        )
+        if resume:
+            path = self.path_.cut(self.path_.kept).continued_as(path)
+            path.load(path.kept, net.module_)
+        totals = schedule(path.n_prunable, self.prune_rate, self.step)
+        if sum(totals[-1:]) < path.n_deleted:
+            raise ValueError(
+                f"warm_start=True with prune_rate={self.prune_rate} asks to delete "
+                f"{sum(totals[-1:])} parameters; {path.n_deleted} are already deleted. Raise "
+                "prune_rate, take an earlier network with at(prune_rate=...), or fit anew with "
+                "warm_start=False."
+            )
+        return path
 
     def _run(self, net, objective, path, recipe, scored):
         """Follow the recipe; keep the last good network whatever happens."""
@@ -334,8 +341,8 @@ class BaseOBD(BaseEstimator):
     # -- data ----------------------------------------------------------------------------------
 
     def _check_X_y(self, X, y, reset):
-        _refuse_mapping(X, type(self).__name__)
-        X = validate_data(self, X, reset=reset, **_X_RULES)
+        refuse_mapping(X, type(self).__name__)
+        X = validate_data(self, X, reset=reset, **X_RULES)
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
@@ -346,8 +353,8 @@ class BaseOBD(BaseEstimator):
 
     def _check_X(self, X):
         check_is_fitted(self, "net_")
-        _refuse_mapping(X, type(self).__name__)
-        X = validate_data(self, X, reset=False, **_X_RULES)
+        refuse_mapping(X, type(self).__name__)
+        X = validate_data(self, X, reset=False, **X_RULES)
         return cast(X, input_dtype(self.net_.module_, X))
 
     def _scored_rows(self, X, y, weights, X_val, y_val, seed):
@@ -361,7 +368,7 @@ class BaseOBD(BaseEstimator):
         rows = np.arange(len(y))
         scored = {}
         if X_val is not None:
-            X_checked = validate_data(self, X_val, reset=False, **_X_RULES)
+            X_checked = validate_data(self, X_val, reset=False, **X_RULES)
             y_val = self._check_y(y_val)
             check_consistent_length(X_checked, y_val)
             scored["validation"] = (X_val, y_val, {})
@@ -373,8 +380,8 @@ class BaseOBD(BaseEstimator):
                 stratify=y if self._kind == "classifier" else None,
                 random_state=seed,
             )
-            scored["validation"] = (X_val, y[held_out], _as_kwarg(weights, held_out))
-        scored["train"] = (X, y[rows], _as_kwarg(weights, rows))
+            scored["validation"] = (X_val, y[held_out], as_kwarg(weights, held_out))
+        scored["train"] = (X, y[rows], as_kwarg(weights, rows))
         return rows, scored
 
     # -- afterwards ----------------------------------------------------------------------------
@@ -413,51 +420,3 @@ class BaseOBD(BaseEstimator):
         fitted = copy.copy(self)
         fitted._settle(duplicate(self.net_), self.path_.cut(row))
         return fitted
-
-
-#: How X is validated: any dimension from 2, any type of number.
-_X_RULES = {"accept_sparse": "csr", "dtype": "numeric", "allow_nd": True}
-
-
-def _refuse_mapping(X, owner):
-    if isinstance(X, Mapping | torch.utils.data.Dataset) and not sparse.issparse(X):
-        raise TypeError(
-            f"X is a {type(X).__name__}; {owner} expects one array, DataFrame or CSR matrix of "
-            "shape (n_samples, ...). Stack the inputs into one array and take them apart in the "
-            "module's forward."
-        )
-
-
-def check_weights(sample_weight, n_rows):
-    """Row weights as a float64 array, or None.
-
-    Raises
-    ------
-    ValueError
-        If they are not one finite number >= 0 a row, some of them > 0.
-    """
-    if sample_weight is None:
-        return None
-    if isinstance(sample_weight, Real):
-        return np.full(n_rows, float(sample_weight))
-    weights = np.asarray(sample_weight, dtype=np.float64)
-    if weights.ndim != 1:
-        raise ValueError(f"Sample weights must be 1D array or scalar, got {weights.ndim}D array.")
-    if weights.shape != (n_rows,):
-        raise ValueError(
-            f"sample_weight.shape == {weights.shape}, expected {(n_rows,)}: a weight for each row."
-        )
-    if not np.isfinite(weights).all():
-        raise ValueError("Input sample_weight contains NaN or infinity; expected finite numbers.")
-    if (weights < 0).any():
-        raise ValueError(
-            f"Negative values in data passed to `sample_weight`: {weights.min()} is the smallest. "
-            "Expected numbers >= 0; 0 leaves a row out."
-        )
-    if not weights.any():
-        raise ValueError("Sample weights must contain at least one non-zero number.")
-    return weights
-
-
-def _as_kwarg(weights, rows):
-    return {} if weights is None else {"sample_weight": weights[rows]}

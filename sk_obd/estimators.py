@@ -10,10 +10,55 @@ from sklearn.utils.validation import check_array
 from skorch import NeuralNetBinaryClassifier
 
 from .base import BaseOBD
+from .docstrings import ATTRIBUTES, PARAMETERS
 from .networks import class_targets, value_targets
+
+CLASS_WEIGHT = """
+    class_weight : dict, "balanced" or None, default=None
+        Weights of classes by label, multiplied into ``sample_weight``."""
 
 
 class OBDClassifier(ClassifierMixin, BaseOBD):
+    __doc__ = f"""A neural network classifier, pruned by Optimal Brain Damage.
+
+    Trains the network, computes the second derivative h_kk of the loss for every parameter u_k,
+    deletes the parameters of lowest saliency
+
+    .. math:: s_k = h_{{kk}} u_k^2 / 2
+
+    (set to zero and held there), retrains, and iterates.
+    {
+        PARAMETERS.format(
+            stratified=", stratified",
+            class_weight=CLASS_WEIGHT,
+        )
+    }
+    Attributes
+    ----------
+    classes_ : array of shape (n_classes,){ATTRIBUTES}
+    See Also
+    --------
+    OBDRegressor : The same for values.
+    sk_obd.curvature.diagonal : h_kk as a function of its own.
+
+    References
+    ----------
+    Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", NIPS 2, 1989.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_obd import OBDClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = OBDClassifier(prune_rate=0.8, random_state=0).fit(X, y)
+    >>> clf.n_params_
+    161
+    >>> clf.score(X, y) > 0.95
+    True
+    >>> clf.at(prune_rate=0.5).n_params_
+    411
+    """
+
     _kind = "classifier"
 
     def __init__(
@@ -153,6 +198,40 @@ class OBDClassifier(ClassifierMixin, BaseOBD):
 
 
 class OBDRegressor(RegressorMixin, BaseOBD):
+    __doc__ = f"""A neural network regressor, pruned by Optimal Brain Damage.
+
+    Trains the network, computes the second derivative h_kk of the loss for every parameter u_k,
+    deletes the parameters of lowest saliency
+
+    .. math:: s_k = h_{{kk}} u_k^2 / 2
+
+    (set to zero and held there), retrains, and iterates. The default net is trained on y
+    standardised, so that the path's losses are shares of its variance; a net of your own is
+    trained on y as it is.
+    {PARAMETERS.format(stratified="", class_weight="")}
+    Attributes
+    ----------{ATTRIBUTES}
+    See Also
+    --------
+    OBDClassifier : The same for classes.
+    sk_obd.curvature.diagonal : h_kk as a function of its own.
+
+    References
+    ----------
+    Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", NIPS 2, 1989.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sk_obd import OBDRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> reg = OBDRegressor(prune_rate=0.8, random_state=0).fit(X, y)
+    >>> reg.n_params_
+    240
+    >>> reg.score(X, y) > 0.45
+    True
+    """
+
     _kind = "regressor"
 
     def __sklearn_tags__(self):

@@ -266,7 +266,7 @@ def check_criterion(net, output, target):
     """Refuse a criterion that cannot judge (output, target), before any training."""
     loss = resolve(net.criterion_, outputs_of(net))
     with torch.no_grad():
-        loss.rows(output, target[: len(output)])
+        loss.rows(output, target[: len(output)].to(output.device))
 
 
 def is_small(net, X):

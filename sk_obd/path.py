@@ -176,6 +176,23 @@ class PruningPath:
         }
         return new
 
+    def continued_as(self, fresh):
+        """This path, to go on as `fresh` would begin: its prunable parameters, its `keep`.
+
+        Raises
+        ------
+        ValueError
+            If `fresh` is of another network.
+        """
+        shapes = [{k: tuple(at.shape) for k, at in p.deleted_at.items()} for p in (self, fresh)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"warm_start=True goes on with a network of parameters {shapes[0]}, and the "
+                f"estimator's net now has {shapes[1]}. Fit anew with warm_start=False."
+            )
+        self.prunable, self.n_prunable, self.keep = fresh.prunable, fresh.n_prunable, fresh.keep
+        return self
+
     def to_frame(self):
         """The rows as a pandas DataFrame, its index the iteration."""
         import pandas as pd

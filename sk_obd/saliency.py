@@ -20,7 +20,7 @@ def saliencies(kind, parameters, *, curvature=None, gradient=None, increase=None
     r"""Saliency of every parameter under a criterion.
 
     ========== ============================================================
-    obd        :math:`h_{kk} u_k^2 / 2` (LeCun, Denker and Solla 1989, eq. 5)
+    obd        :math:`h_{kk} u_k^2 / 2` (LeCun, Denker and Solla 1989, section 2.2, step 4)
     taylor     :math:`-g_k u_k + h_{kk} u_k^2 / 2`
     magnitude  :math:`|u_k|`
     random     uniform on [0, 1), from torch's generator

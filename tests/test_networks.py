@@ -27,7 +27,7 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.networks import is_small, monitors_validation, start
 
-QUICK = {"prune_rate": 0.6, "step": 0.4, "retrain_epochs": 5, "random_state": 0}
+QUICK = {"prune_rate": 0.6, "retrain_epochs": 20, "random_state": 0}
 
 CLASSIFIERS = {
     "module class": lambda: classifier_net(),
@@ -66,7 +66,7 @@ def test_any_classifiers_net_is_trained_pruned_and_predicts(name, iris):
     X, y = iris
     labels = np.array(["setosa", "versicolor", "virginica"])[y]
     net = CLASSIFIERS[name]()
-    net.set_params(max_epochs=100, batch_size=32)
+    net.set_params(max_epochs=100, batch_size=32, optimizer__weight_decay=1e-2)
     fitted = OBDClassifier(net, **QUICK).fit(X, labels)
     assert fitted.score(X, labels) > 0.9
     assert fitted.path_[-1]["prune_rate"] == pytest.approx(0.6, abs=0.01)

@@ -1,5 +1,7 @@
 """The recipe: sizes, prefixes, stop rules, going on, and what a row says."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -195,6 +197,8 @@ def test_warm_start_goes_on_and_rates_refer_to_the_original_count(iris):
     assert fitted.path_[-1]["n_deleted"] == 0
     with pytest.raises(ValueError, match="warm_start"):
         fitted.fit(X, y + 1)
+    with pytest.raises(ValueError, match=r"warm_start.*estimator's net now has"):
+        copy.deepcopy(fitted).set_params(hidden_layer_sizes=(5,)).fit(X, y)
     with pytest.raises(ValueError, match=r"warm_start.*already"):
         fitted.set_params(prune_rate=0.5).fit(X, y)
 

@@ -23,6 +23,7 @@ from sklearn.model_selection import GridSearchCV, RepeatedKFold, RepeatedStratif
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from sk_obd import OBDClassifier, OBDRegressor
 
@@ -77,7 +78,10 @@ def one_split(name, index, train, test, inner_folds):
     for model, estimator in models(index, inner_folds).items():
         pipeline = make_pipeline(StandardScaler(), estimator)
         started = time.perf_counter()
-        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        with (
+            threadpool_limits(1),
+            warnings.catch_warnings(action="ignore", category=ConvergenceWarning),
+        ):
             pipeline.fit(X[train], y[train])
         found[model] = {
             "seconds": time.perf_counter() - started,
@@ -90,10 +94,7 @@ def one_split(name, index, train, test, inner_folds):
 
 def run(settings, n_jobs):
     """The results of all splits, by data set."""
-    splitters = {
-        classifiers: RepeatedStratifiedKFold,
-        regressors: RepeatedKFold,
-    }
+    splitters = {classifiers: RepeatedStratifiedKFold, regressors: RepeatedKFold}
     results = {}
     for name, (load, models) in DATA.items():
         started = time.perf_counter()

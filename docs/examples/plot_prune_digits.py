@@ -41,6 +41,7 @@ print(clf.path_.to_frame()[columns].to_string(float_format="{:.4f}".format, na_r
 # row without training again.
 fits = {"OBD": clf}
 for saliency in ("magnitude", "random"):
+    print(f"The same with saliency={saliency!r} ...", flush=True)
     other = OBDClassifier(prune_rate=0.95, saliency=saliency, random_state=0)
     fits[saliency] = other.fit(X_train, y_train)
 

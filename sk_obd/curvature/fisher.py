@@ -10,12 +10,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from .ggn import pull_back
+from .outputs import One
 from .problem import Problem
 
 
 def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    def columns(logits: Tensor):
+    def gradient(logits: Tensor) -> One:
         root = w.sqrt().reshape(-1, *[1] * (logits.ndim - 1))
-        yield (problem.loss.gradient(logits, y) * root).unsqueeze(0), None
+        return One(problem.loss.gradient(logits, y) * root)
 
-    return pull_back(problem, X, y, w, columns)
+    return pull_back(problem, X, y, w, gradient)

@@ -52,17 +52,6 @@ def run(module: nn.Module, loss: Loss, X: Tensor, layers) -> Run:
     calls: dict = {}
     with watching(layers, calls):
         output = module(X)
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"the module returned {type(output).__name__}; expected one tensor with a row for "
-            f"every row of X. "
-            "Wrap it in a module that returns the predictions only."
-        )
-    if output.ndim < 1 or len(output) != len(X):
-        raise ValueError(
-            f"the module returned shape {tuple(output.shape)} for {len(X)} rows; expected the "
-            f"rows first."
-        )
     if isinstance(loss, NLL):
         loss.check(output.detach())
     return Run(output.detach(), loss.logits(output), calls)
@@ -72,7 +61,6 @@ def make_plan(
     module: nn.Module, loss: Loss, parameters: dict[str, nn.Parameter], X: Tensor
 ) -> Plan:
     """Try the module on a few rows and sort its parameters into those with a rule and the rest."""
-    refuse_batch_statistics(module)
     known = {parameter: name for name, parameter in parameters.items()}
     candidates = [
         m
@@ -110,17 +98,6 @@ def by_rows(probe: Run, x: Tensor, z: Tensor) -> bool:
         if reached is not None and any(reached[j].any() for j in range(rows) if j != i):
             return False
     return True
-
-
-def refuse_batch_statistics(module: nn.Module) -> None:
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
-            raise ValueError(
-                f"layer {name!r} ({layer}) normalises with the statistics of the batch, also in "
-                f"eval mode, so "
-                "rows depend on each other and there is no loss of a single row. Use "
-                "track_running_stats=True, GroupNorm or LayerNorm."
-            )
 
 
 def backward(logits: Tensor, inputs: list[Tensor], S: Tensor) -> list[Tensor | None]:

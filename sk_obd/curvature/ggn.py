@@ -15,41 +15,32 @@ from torch import Tensor
 
 from . import chain as chains
 from .general import Run, backward, run
-from .layers import add, rule_for, squares
-from .outputs import Columns, Form, scaled
+from .layers import add, rule_for
+from .outputs import Form, scaled
 from .problem import Problem
 from .rows import pulled_squares
+
+BLOCK = 1 << 20  # bytes of columns carried at once
 
 
 def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Sums over a batch, and the batch's part of the denominator."""
-
-    def columns(logits: Tensor) -> Columns:
-        return form(logits).columns()
-
-    def form(logits: Tensor) -> Form:
-        return scaled(problem.loss.form(logits, y), w)
-
-    return pull_back(problem, X, y, w, columns, form)
+    return pull_back(problem, X, y, w, lambda logits: scaled(problem.loss.form(logits, y), w))
 
 
-def pull_back(problem: Problem, X, y, w, columns: Callable[[Tensor], Columns], form=None):
-    """Sum of ``signs * (J^T s)**2`` over the columns s at the logits: the core of three methods.
-
-    ``form`` gives what the columns are the root of, where its diagonal is known in closed form.
-    """
+def pull_back(problem: Problem, X, y, w, form_at: Callable[[Tensor], Form]):
+    """Sum of ``signs * (J^T s)**2`` over the columns s of a form at the logits."""
     loss = problem.loss
     if problem.chain:
         chain = chains.trace(problem.module, loss, X)
         if chain is not None:
-            top = None if form is None else form(chain.logits).diagonal()
-            found = chain_diagonals(problem, chain, columns(chain.logits), top)
+            found = chain_diagonals(problem, chain, form_at(chain.logits))
             return collect(problem, chain, found), (w * loss.normalisers(chain.output, y)).sum()
         problem.chain = False
-    plan = problem.get_plan(X)
+    plan = problem.get_plan()
     went = run(problem.module, loss, X, plan.layers)
     sums: dict[str, Tensor] = {}
-    for S, signs in columns(went.logits.detach()):
+    for S, signs in form_at(went.logits.detach()).columns():
         by_rules(problem, went, S, signs, sums)
         if plan.rest:
             for name, value in pulled_squares(problem, X, S, signs, plan.rest).items():
@@ -63,34 +54,86 @@ def lowest(problem: Problem, chain: chains.Chain) -> int:
 
 
 def chain_diagonals(
-    problem: Problem, chain: chains.Chain, blocks: Columns, top: Tensor | None
+    problem: Problem,
+    chain: chains.Chain,
+    form: Form,
+    left_out: list[Tensor | None] | None = None,
 ) -> list[Tensor | None]:
-    """Sum of squared columns at every layer's output; ``top``: what it is at the logits, if known."""
+    """Second derivatives by every layer's output, for collect.
+
+    ``before`` is that by the next layer's input; by the output it is ``f'^2 * before + left_out``.
+    What Gauss-Newton leaves out, f'' dL/dx, is a diagonal: it reaches the layer below as
+    ``r @ W**2`` and the layers under that as one column a unit.
+    """
     links, first = chain.links, lowest(problem, chain)
-    total: list[Tensor | None] = [None] * len(links)
-    last = len(links) - 1
-    if top is not None:
-        last -= 1
-        slope = links[-1].slope
-        total[-1] = top.reshape(links[-1].z.shape) * (1 if slope is None else slope.square())
-    for S, signs in blocks if first <= last else ():
-        k, n = S.shape[:2]
-        S = S.reshape(k, n, -1)
-        for i in range(len(links) - 1, first - 1, -1):
-            link = links[i]
-            if i < len(links) - 1:
-                W = links[i + 1].layer.weight.detach()
-                out = problem.buffers.lend(i % 2, S, k * n, W.shape[1])
-                S = torch.mm(S.reshape(k * n, -1), W, out=out).view(k, n, -1)
-            if link.slope is not None and i > first:
-                S = S.mul_(link.slope)
-            if i > last:
-                continue
-            D = squares(S, None, signs)
-            if link.slope is not None and i == first:
-                D *= link.slope.square()
-            total[i] = D if total[i] is None else total[i].add_(D)
-    return total
+    left_out = left_out or [None] * len(links)
+    last, n = len(links) - 1, len(chain.output)
+    before: list[Tensor | None] = [
+        None if i < first else torch.zeros_like(link.z, requires_grad=False)
+        for i, link in enumerate(links)
+    ]
+    before[last] = form.diagonal().reshape(n, -1)
+    step = columns_at_once(chain)
+    if first < last:
+        for S, signs in form.columns(step):
+            S = S.reshape(len(S), n, -1)
+            S = S if links[last].slope is None else S.mul_(links[last].slope)
+            carry(problem, chain, S, signs, last, first, before)
+    for i in range(last, first, -1):
+        if (r := left_out[i]) is None:
+            continue
+        W, slope = links[i].layer.weight.detach(), links[i - 1].slope
+        before[i - 1].addmm_(r, W.square())
+        if i - 1 > first:
+            for rows, weights in zip(W.split(step), r.T.split(step), strict=True):
+                S = problem.buffers.lend("units", r, len(rows), n, W.shape[1])
+                S = (
+                    S.copy_(rows.unsqueeze(1).expand_as(S))
+                    if slope is None
+                    else torch.mul(rows.unsqueeze(1), slope, out=S)
+                )
+                carry(problem, chain, S, weights, i - 1, first, before)
+    return [
+        None if b is None else at_output(b, link, r)
+        for b, link, r in zip(before, links, left_out, strict=True)
+    ]
+
+
+def at_output(before: Tensor, link: chains.Link, left_out: Tensor | None) -> Tensor:
+    D = before if link.slope is None else before.mul_(link.slope.square())
+    return D if left_out is None else D.add_(left_out)
+
+
+def columns_at_once(chain: chains.Chain) -> int:
+    """So many that a block of them stays in the cache."""
+    widest = max(link.x.numel() for link in chain.links[1:]) if len(chain.links) > 1 else 1
+    return max(1, BLOCK // (widest * chain.output.element_size()))
+
+
+def carry(
+    problem: Problem,
+    chain: chains.Chain,
+    S: Tensor,
+    weights: Tensor | None,
+    at: int,
+    first: int,
+    before,
+) -> None:
+    """Columns (k, n, units) at layer ``at`` down to ``first``, their squares added up on the way."""
+    links, (k, n, _) = chain.links, S.shape
+    for i in range(at - 1, first - 1, -1):
+        W = links[i + 1].layer.weight.detach()
+        out = problem.buffers.lend(i % 2, S, k * n, W.shape[1])
+        S = torch.mm(S.reshape(k * n, -1), W, out=out).view(k, n, -1)
+        add_squares(before[i], S, weights)
+        if i > first and links[i].slope is not None:
+            S.mul_(links[i].slope)
+
+
+def add_squares(total: Tensor, S: Tensor, weights: Tensor | None) -> None:
+    """Column by column: one pass over numbers that are still in the cache."""
+    for j, s in enumerate(S):
+        total.addcmul_(s if weights is None else s * weights[j].unsqueeze(1), s)
 
 
 def collect(

@@ -15,8 +15,8 @@ from torch import Tensor
 from . import chain as chains
 from . import ggn
 from .general import backward, run
-from .layers import add, rule_for, squares
-from .outputs import Form, scaled
+from .layers import add, rule_for
+from .outputs import scaled
 from .problem import Problem
 
 CHUNK = 32  # columns of one double backward
@@ -29,12 +29,12 @@ def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, 
         if chain is not None:
             form = scaled(loss.form(chain.logits, y), w)
             slopes = loss.gradient(chain.logits, y) * w.reshape(-1, *[1] * (chain.logits.ndim - 1))
-            diagonals = chain_diagonals(problem, chain, form, slopes)
+            diagonals = ggn.chain_diagonals(problem, chain, form, residuals(chain, slopes))
             return ggn.collect(problem, chain, diagonals), (
                 w * loss.normalisers(chain.output, y)
             ).sum()
         problem.chain = False
-    plan = problem.get_plan(X)
+    plan = problem.get_plan()
     if plan.linear:
         return ggn.batch(problem, X, y, w)
     return by_double_backward(problem, X, y, w)
@@ -51,59 +51,6 @@ def residuals(chain: chains.Chain, slopes: Tensor) -> list[Tensor | None]:
         if link is not chain.links[0]:
             delta = delta @ link.layer.weight.detach()
     return out[::-1]
-
-
-def chain_diagonals(
-    problem: Problem, chain: chains.Chain, form: Form, slopes: Tensor
-) -> list[Tensor | None]:
-    """Second derivatives at every layer's output: Gauss-Newton columns, then residuals as signed
-    ones.
-    """
-    links, first = chain.links, ggn.lowest(problem, chain)
-    left_out = residuals(chain, slopes)
-    total = ggn.chain_diagonals(problem, chain, form.columns(), form.diagonal())
-    for top in range(len(links) - 1, first - 1, -1):
-        r = left_out[top]
-        if r is None:
-            continue
-        total[top] += r
-        if top == first:
-            continue
-        W, below = links[top].layer.weight.detach(), links[top - 1]
-        D = r @ W.square()
-        total[top - 1] += D if below.slope is None else D.mul_(below.slope.square())
-        if top - 1 > first:
-            pull_residual(problem, chain, top, r, first, total)
-    return total
-
-
-def pull_residual(
-    problem: Problem, chain: chains.Chain, top: int, r: Tensor, first: int, total: list
-) -> None:
-    """Carry one layer's residual, a column a unit, from two layers below it down to the first."""
-    links = chain.links
-    W = links[top].layer.weight.detach()
-    units, n = W.shape[0], len(r)
-    weights = r.T.contiguous()
-    below = links[top - 1]
-    shape = (units, n, W.shape[1])
-    S = problem.buffers.lend("first", r, *shape)
-    S = (
-        torch.mul(W.unsqueeze(1), below.slope, out=S)
-        if below.slope is not None
-        else S.copy_(W.unsqueeze(1).expand(shape))
-    )
-    for i in range(top - 2, first - 1, -1):
-        link = links[i]
-        V = links[i + 1].layer.weight.detach()
-        out = problem.buffers.lend(i % 2, S, units * n, V.shape[1])
-        S = torch.mm(S.reshape(units * n, -1), V, out=out).view(units, n, -1)
-        if link.slope is not None and i > first:
-            S.mul_(link.slope)
-        D = squares(S, None, weights)
-        if link.slope is not None and i == first:
-            D *= link.slope.square()
-        total[i] += D
 
 
 def by_double_backward(problem: Problem, X: Tensor, y: Tensor, w: Tensor):

@@ -222,15 +222,6 @@ class ConvTransposeRule(ConvRule):
 class EmbeddingRule(Rule):
     """weight (words, d): a row's positions with the same word are summed, then squared."""
 
-    def accepts(self, layer):
-        if layer.max_norm is not None:
-            raise ValueError(
-                "Embedding with max_norm changes its weights in every forward pass, so they "
-                "have no fixed "
-                "second derivative; set max_norm=None."
-            )
-        return True
-
     def pull(self, layer, x, G):
         k, n = G.shape[:2]
         words, G = x.reshape(n, -1), G.reshape(k, n, -1, G.shape[-1])

@@ -172,6 +172,10 @@ class Elementwise(Loss):
     allowed = (None, "logits")
 
     def none(self, output, target):
+        self.check_shapes(output, target)
+        return self.for_output(output)(output, target.to(output.dtype))
+
+    def check_shapes(self, output, target):
         if output.shape != target.shape:
             raise ValueError(
                 f"{self.name}: the module gives shape {tuple(output.shape)} but the targets "
@@ -180,9 +184,9 @@ class Elementwise(Loss):
                 f"the targets "
                 f"to {tuple(output.shape)}."
             )
-        return self.for_output(output)(output, target.to(output.dtype))
 
     def normalisers(self, output, target):
+        self.check_shapes(output, target)
         return output.new_full((len(output),), float(output[:1].numel()))
 
     def form(self, logits, target):

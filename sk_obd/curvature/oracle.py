@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .diagonal import as_it_was, check_rows
+from .boundary import as_it_was, check_rows
 from .losses import resolve
 
 

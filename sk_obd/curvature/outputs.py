@@ -50,34 +50,38 @@ class Categorical:
     def diagonal(self) -> Tensor:
         return self.scale.unsqueeze(1) * self.p * self.others()
 
-    def root(self) -> Tensor:
-        """(C - 1, n, C, *positions): the columns of all positions side by side."""
-        p, classes = self.p, self.p.shape[1]
-        tail = p.flip(1).cumsum(1).flip(1)
-        head, after, before = p[:, :-1], tail[:, 1:], tail[:, :-1]
-        safe = torch.where(after > 0, after, torch.ones_like(after))
-        size = (
-            self.scale.unsqueeze(1) * (head / torch.where(before > 0, before, 1.0)) * after
-        ).sqrt()
-        columns = p.new_zeros(classes - 1, *p.shape)
-        for j in range(classes - 1):
-            columns[j, :, j] = size[:, j]
-            columns[j, :, j + 1 :] = p[:, j + 1 :] * (-size[:, j] / safe[:, j]).unsqueeze(1)
-        return columns
-
     def columns(self, limit: int = 64) -> Columns:
-        root = self.root()
-        positions = self.p[0, 0].numel()
-        if positions == 1:
-            yield root, None
-            return
-        flat = root.flatten(3)
-        for start in range(0, positions, max(1, limit // max(1, len(root)))):
-            chosen = range(start, min(positions, start + max(1, limit // max(1, len(root)))))
-            block = flat.new_zeros(len(chosen), *flat.shape)
-            for at, position in enumerate(chosen):
-                block[at, ..., position] = flat[..., position]
-            yield block.flatten(0, 1).reshape(-1, *self.p.shape), None
+        p, last = self.p, self.p.shape[1] - 1
+        tail = p.flip(1).cumsum(1).flip(1)
+        before, after = tail[:, :-1], tail[:, 1:]
+        share = p[:, :-1] / torch.where(before > 0, before, 1.0)
+        size = (self.scale.unsqueeze(1) * share * after).sqrt()
+        fall = size / torch.where(after > 0, after, 1.0)
+        size, fall = (t.transpose(0, 1).unsqueeze(2) for t in (size, fall))
+        positions = p[0, 0].numel()
+        whole = max(1, limit // positions)
+        for start in range(0, last, whole):
+            stop = min(last, start + whole)
+            later = torch.ones(stop - start, p.shape[1], dtype=p.dtype, device=p.device)
+            later = later.triu_(start + 1).view(-1, 1, p.shape[1], *[1] * (p.ndim - 2))
+            block = (p * later).mul_(-fall[start:stop])
+            block[:, :, start:stop].diagonal(dim1=0, dim2=2).copy_(
+                size[start:stop].squeeze(2).movedim(0, -1)
+            )
+            if positions == 1:
+                yield block, None
+            else:
+                yield from self.spread(block, max(1, limit // len(block)))
+
+    def spread(self, block: Tensor, limit: int) -> Columns:
+        """The columns of each position on their own, ``limit`` positions at a time."""
+        flat = block.flatten(3)
+        for start in range(0, flat.shape[3], limit):
+            chosen = torch.arange(start, min(flat.shape[3], start + limit), device=flat.device)
+            alone = flat.new_zeros(len(chosen), *flat.shape)
+            at = torch.arange(len(chosen), device=flat.device)
+            alone[at, ..., chosen] = flat[..., chosen].movedim(-1, 0)
+            yield alone.flatten(0, 1).reshape(-1, *self.p.shape), None
 
     def sample(self, generator: torch.Generator) -> Tensor:
         shape = self.scale.shape
@@ -161,7 +165,20 @@ class Dense:
         return column.reshape(1, *self.shape)
 
 
-Form = Categorical | Separable | Dense
+@dataclass
+class One:
+    """``s s^T``: a single column."""
+
+    s: Tensor
+
+    def diagonal(self) -> Tensor:
+        return self.s.square()
+
+    def columns(self, limit: int = 64) -> Columns:
+        yield self.s.unsqueeze(0).clone(), None
+
+
+Form = Categorical | Separable | Dense | One
 
 
 def scaled(form: Form, weight: Tensor) -> Form:

@@ -38,19 +38,20 @@ class Problem:
     module: nn.Module
     loss: Loss
     parameters: dict[str, nn.Parameter]
+    probe: Tensor  # a few rows to try the module on
     generator: torch.Generator | None = None
     chain: bool = False  # whether it may be a chain
     plan: Plan | None = None  # how the general routes go about it
     vectorised: bool = True  # whether torch.func copes with the module
     buffers: Buffers = field(default_factory=Buffers)
 
-    def get_plan(self, X: Tensor) -> Plan:
+    def get_plan(self) -> Plan:
         if self.plan is None:
-            self.plan = make_plan(self.module, self.loss, self.parameters, X)
+            self.plan = make_plan(self.module, self.loss, self.parameters, self.probe)
         return self.plan
 
     def names(self, layer: nn.Module) -> dict[str, str]:
-        """Local parameter name -> its name in the module, for the trainable parameters of a layer."""
+        """Local parameter name -> its name in the module, for a layer's trainable parameters."""
         known = {parameter: name for name, parameter in self.parameters.items()}
         return {
             local: known[parameter]

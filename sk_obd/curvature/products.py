@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .diagonal import as_it_was, check_rows, default_batch_size
+from .boundary import (
+    as_it_was,
+    check_rows,
+    checked_batch_size,
+    default_batch_size,
+    refuse_dependent_rows,
+)
 from .losses import resolve
 from .problem import Problem
 
@@ -55,6 +61,7 @@ def hessian_vector_product(
                 f"{tuple(parameters[name].shape)}."
             )
     loss = resolve(criterion, outputs)
+    size = checked_batch_size(batch_size)
     X, y, w = check_rows(module, X, y, sample_weight)
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     given = [
@@ -63,7 +70,8 @@ def hessian_vector_product(
     ]
     denominator = 0.0
     with as_it_was(module):
-        size = batch_size or default_batch_size(Problem(module, loss, parameters), X)
+        refuse_dependent_rows(module, X)
+        size = size or default_batch_size(Problem(module, loss, parameters, X[:2]), X)
         for start in range(0, len(X), size):
             rows = slice(start, start + size)
             output = module(X[rows])

@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from .ggn import pull_back
-from .outputs import scaled
+from .outputs import One, scaled
 from .problem import Problem
 
 
@@ -30,7 +30,8 @@ def generator_from(random_state) -> torch.Generator:
 
 
 def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    def columns(logits: Tensor):
-        yield scaled(problem.loss.form(logits, y), w).sample(problem.generator), None
+    def drawn(logits: Tensor) -> One:
+        form = scaled(problem.loss.form(logits, y), w)
+        return One(form.sample(problem.generator).squeeze(0))
 
-    return pull_back(problem, X, y, w, columns)
+    return pull_back(problem, X, y, w, drawn)

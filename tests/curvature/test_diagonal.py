@@ -261,7 +261,7 @@ def test_outputs_that_are_no_tensor_with_the_rows_first_are_refused():
     X, y = torch.randn(3, 2), torch.zeros(3, 2)
     with pytest.raises(ValueError, match="returned tuple; expected one tensor"):
         diagonal(Two(2, 2), nn.MSELoss(), X, y)
-    with pytest.raises(ValueError, match=r"shape \(\) for 3 rows"):
+    with pytest.raises(ValueError, match=r"shape \(\) for \d rows"):
         diagonal(Scalar(2, 2), nn.MSELoss(), X, y)
 
 

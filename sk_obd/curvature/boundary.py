@@ -1,0 +1,160 @@
+"""The boundary: arguments checked, batches sized, the module put into eval mode and back."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .problem import Problem
+
+BUDGET = 1 << 22  # bytes of columns a batch of a chain may take, so that they stay in the cache
+
+
+def refuse_dependent_rows(module: nn.Module, X: Tensor) -> None:
+    """ValueError where the output of a row depends on the other rows, or weights on the rows."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+            raise ValueError(
+                f"layer {name!r} ({layer}) normalises with the statistics of the batch, also in "
+                "eval mode, so rows depend on each other and there is no loss of a single row. "
+                "Use track_running_stats=True, GroupNorm or LayerNorm."
+            )
+        if getattr(layer, "max_norm", None) is not None:
+            raise ValueError(
+                f"layer {name!r} ({layer}) changes its weights in every forward pass, so they "
+                "have no fixed second derivative; set max_norm=None."
+            )
+    with torch.no_grad():
+        both, alone = (checked_output(module, X[:rows]) for rows in (2, 1))
+    gap = (both[:1] - alone).abs().max() if alone.numel() else 0.0
+    if gap > 1e-3 * alone.abs().max() + 1e-6 and len(both) > 1:
+        raise ValueError(
+            f"{type(module).__name__} gives another output for the first row of X when the second "
+            "is with it: rows depend on each other, so there is no loss of a single row. Is some "
+            "layer reading the rows as time steps (batch_first=False)?"
+        )
+
+
+def checked_output(module: nn.Module, X: Tensor) -> Tensor:
+    output = module(X)
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"the module returned {type(output).__name__}; expected one tensor with a row for "
+            "every row of X. Wrap it in a module that returns the predictions only."
+        )
+    if output.ndim < 1 or len(output) != len(X):
+        raise ValueError(
+            f"the module returned shape {tuple(output.shape)} for {len(X)} rows; expected the "
+            "rows first."
+        )
+    return output
+
+
+def checked_batch_size(batch_size) -> int | None:
+    if batch_size is not None and not (
+        isinstance(batch_size, (int, np.integer)) and batch_size > 0
+    ):
+        raise ValueError(f"batch_size={batch_size!r}; expected a positive integer or None.")
+    return batch_size
+
+
+def check_rows(module: nn.Module, X, y, sample_weight) -> tuple[Tensor, Tensor, Tensor]:
+    """Tensors on the module's device, as many rows each, none empty."""
+    first = next(module.parameters(), None)
+    device = X.device if isinstance(X, Tensor) else (first.device if first is not None else None)
+    X, y = (as_tensor(value, name, device) for value, name in ((X, "X"), (y, "y")))
+    if X.ndim < 1 or y.ndim < 1 or len(X) != len(y) or len(X) == 0:
+        raise ValueError(
+            f"X has shape {tuple(X.shape)}, y {tuple(y.shape)}; expected as many rows each, at "
+            f"least 1."
+        )
+    dtype = first.dtype if first is not None else torch.get_default_dtype()
+    if sample_weight is None:
+        return X, y, torch.ones(len(X), dtype=dtype, device=X.device)
+    w = as_tensor(sample_weight, "sample_weight", X.device).to(dtype)
+    if w.shape != (len(X),):
+        raise ValueError(
+            f"sample_weight has shape {tuple(w.shape)}; expected ({len(X)},), one weight a row "
+            f"of X."
+        )
+    if not (w.isfinite() & (w >= 0)).all():
+        raise ValueError(
+            f"sample_weight must be finite and >= 0, found {w.min().item()} .. {w.max().item()}."
+        )
+    return X, y, w
+
+
+def as_tensor(value, name: str, device) -> Tensor:
+    if not isinstance(value, Tensor):
+        value = np.asarray(value)
+        if value.dtype.kind not in "biuf":
+            raise ValueError(f"{name} must be numeric, found an array of dtype {value.dtype}.")
+        value = torch.as_tensor(np.ascontiguousarray(value), device=device)
+    return value.detach().to(device)
+
+
+def default_batch_size(problem: Problem, X: Tensor) -> int:
+    """So many rows that the columns of the widest layer fit a fixed budget."""
+    widest = max((max(p.shape) for p in problem.parameters.values() if p.ndim == 2), default=1)
+    outputs = 1
+    if problem.chain:
+        last = [m for m in problem.module.modules() if isinstance(m, nn.Linear)][-1]
+        outputs = last.out_features
+        per_row = widest * outputs * X.element_size()
+        return max(16, min(4096, BUDGET // max(1, per_row)))
+    with torch.no_grad():
+        count = [0]
+
+        def measure(layer, args, z):
+            if isinstance(z, Tensor):
+                count[0] += z.numel()
+
+        handles = [m.register_forward_hook(measure) for m in problem.module.modules()]
+        try:
+            output = problem.module(X[:1])
+        finally:
+            for handle in handles:
+                handle.remove()
+    outputs = output[0].numel() if isinstance(output, Tensor) and output.ndim else 1
+    per_row = max(1, count[0]) * min(outputs, 32) * 4
+    return max(1, min(1024, 2**26 // per_row))
+
+
+@contextmanager
+def without_mkldnn():
+    """Not torch's own context manager, which warns about flags it does not change."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+@contextmanager
+def as_it_was(module: nn.Module):
+    """Eval mode with gradients on; afterwards every submodule has its mode back."""
+    modes = [(m, m.training) for m in module.modules()]
+    buffers = [(b, b._version, b.clone()) for b in module.buffers()]
+    recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if recurrent:  # cuDNN's have no backward in eval mode, oneDNN's no batching rule
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(without_mkldnn())
+        try:
+            module.eval()
+            yield
+        finally:
+            for m, mode in modes:
+                m.training = mode
+            for buffer, version, before in buffers:
+                if buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(before)

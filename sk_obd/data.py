@@ -1,0 +1,64 @@
+"""X, y and weights, validated as scikit-learn does."""
+
+from collections.abc import Mapping
+from numbers import Real
+
+import numpy as np
+import torch
+from scipy import sparse
+
+#: How X is validated: any dimension from 2, any type of number.
+X_RULES = {"accept_sparse": "csr", "dtype": "numeric", "allow_nd": True}
+
+
+def refuse_mapping(X, owner):
+    """Raise TypeError for X of several named arrays, which scikit-learn's tools cannot split."""
+    if isinstance(X, Mapping | torch.utils.data.Dataset) and not sparse.issparse(X):
+        raise TypeError(
+            f"X is a {type(X).__name__}; {owner} expects one array, DataFrame or CSR matrix of "
+            "shape (n_samples, ...). Stack the inputs into one array and take them apart in the "
+            "module's forward."
+        )
+
+
+def check_weights(sample_weight, n_rows):
+    """Row weights as a float64 array, or None.
+
+    Raises
+    ------
+    ValueError
+        If they are not one finite number >= 0 a row, some of them > 0.
+    """
+    if sample_weight is None:
+        return None
+    if isinstance(sample_weight, Real):
+        return np.full(n_rows, float(sample_weight))
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.ndim != 1:
+        raise ValueError(f"Sample weights must be 1D array or scalar, got {weights.ndim}D array.")
+    if weights.shape != (n_rows,):
+        raise ValueError(
+            f"sample_weight.shape == {weights.shape}, expected {(n_rows,)}: a weight for each row."
+        )
+    if not np.isfinite(weights).all():
+        raise ValueError("Input sample_weight contains NaN or infinity; expected finite numbers.")
+    if (weights < 0).any():
+        raise ValueError(
+            f"Negative values in data passed to `sample_weight`: {weights.min()} is the smallest. "
+            "Expected numbers >= 0; 0 leaves a row out."
+        )
+    if not weights.any():
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
+
+
+def as_kwarg(weights, rows):
+    """What a scorer is given for the weights of some rows."""
+    return {} if weights is None else {"sample_weight": weights[rows]}
+
+
+def unequal(weights):
+    """Weights as a tensor; None where all are equal: the unweighted loss is the same and faster."""
+    if weights is None or np.all(weights == weights[0]):
+        return None
+    return torch.from_numpy(weights)

@@ -1,0 +1,100 @@
+"""The part of the docstrings that the classifier and the regressor share."""
+
+PARAMETERS = """
+    Parameters
+    ----------
+    net : skorch.NeuralNet, default=None
+        The network and how it is trained. It is copied: your object is never trained or changed.
+        An initialised net, or one with an instantiated module, starts from its weights;
+        ``net__max_epochs=0`` then skips the dense training, so a trained network is pruned. Its
+        own parameters are reached by ``net__lr``, ``net__module__hidden``, ... None: a
+        multilayer perceptron made from the parameters marked (default net) below.
+    prune_rate : float in [0, 1) or int, default=0.5
+        Share of the prunable parameters deleted in the end, ``round(prune_rate * n)``; an int
+        >= 1 is their number. 0 trains the dense network.
+    step : float in (0, 1), int or None, default=0.2
+        Deleted in one iteration: a share of what is *left*, or a number (1 is one at a time), or
+        all at once (None). Sizes depend on counts alone, so a fit to 0.5 visits the networks of a
+        fit to 0.9, all but its own last.
+    saliency : str or callable, default="obd"
+        What orders the deletions, lowest first:
+
+        - "obd": :math:`h_{{kk}} u_k^2 / 2`, step 4 of the paper's recipe;
+        - "taylor": :math:`-g_k u_k + h_{{kk}} u_k^2 / 2` with the measured gradient, for networks
+          stopped early or trained with a penalty;
+        - "magnitude": :math:`|u_k|`;
+        - "random";
+        - "deletion": the loss really evaluated with each parameter removed (small networks);
+        - ``callable(parameters, curvature) -> dict of tensors``, each argument a dict of tensors.
+    curvature : str, default="ggn"
+        How :math:`h_{{kk}}` is computed (see :func:`sk_obd.curvature.diagonal`): "ggn" (exact
+        Gauss-Newton diagonal, never negative), "hessian" (exact), "recursion" and "recursion-lm"
+        (the paper's own back-propagation, with and without its f'' term), "ggn-mc" (sampled, for
+        many outputs), "fisher" (squared gradients; for comparison).
+    prunable : None, str, list of str or callable, default=None
+        What may be deleted. None: every trainable parameter except those of normalisation layers
+        and PReLU. A str is searched in the names as a regular expression, a list names them, a
+        ``callable(name, parameter)`` returns a bool.
+    retrain_epochs : int, default=20
+        At most so many epochs after each deletion; 0 does not retrain.
+    max_loss_increase : float, default=None
+        Stop when the training loss after retraining is above the dense network's by more than
+        this (in the units of the loss); the last network within is kept.
+    early_stopping : bool, default=False
+        Stop when the validation score has been below its best minus `tol` for
+        `n_iter_no_change` iterations; the smallest network within `tol` of the best is kept.
+    n_iter_no_change : int, default=5
+    tol : float, default=1e-3
+        In the units of the score.
+    validation_fraction : float in (0, 1), default=0.1
+        Share of the rows that early stopping holds out{stratified} (not where X_val is given).
+    scoring : str or callable, default=None
+        The path's scores and early stopping's; None: the estimator's ``score``.{class_weight}
+    hidden_layer_sizes : sequence of int, default=(100,)
+        (default net)
+    activation : {{"identity", "logistic", "tanh", "relu", "gelu", "silu"}}, default="relu"
+        (default net)
+    learning_rate_init : float, default=3e-3
+        Adam's (default net).
+    batch_size : int or "auto", default="auto"
+        "auto" is ``min(200, n_samples)`` (default net).
+    max_epochs : int, default=200
+        At most so many epochs of dense training; it ends when the training loss has not improved
+        by 1e-4 for 10 epochs, as retraining does (default net).
+    weight_decay : float or "auto", default="auto"
+        "auto" is ``min(1e-2, 4 / sum of weights)``, the weights of the rows (default net). With 0,
+        data that can be separated leave no minimum, and saliencies mean little.
+    keep_path : {{"all", "last"}}, default="all"
+        Which networks of the path are kept: all, for :meth:`at`, or the fitted one.
+    warm_start : bool, default=False
+        Whether fit goes on from the present mask. Rates still refer to the original count.
+    random_state : int, RandomState or None, default=None
+        Seeds initialisation, batches and splits. An int gives the same fit every time; the
+        process-wide generators are left as they were (None draws one number from numpy's).
+    verbose : int, default=0
+        1 prints a line an iteration, 2 skorch's own table too.
+"""
+
+ATTRIBUTES = """
+    net_ : skorch.NeuralNet
+        The trained and pruned network. Deleted parameters are exactly 0.0.
+    mask_ : dict of bool arrays
+        An entry for every parameter, tied ones once: True where alive.
+    saliencies_ : dict of arrays
+        Of the final network, 0 where deleted or not trainable.
+    ranking_ : dict of int arrays
+        1 where alive; larger: deleted earlier.
+    n_params_ : int
+        Parameters alive.
+    n_iter_ : int
+        Pruning iterations to the network kept.
+    path_ : PruningPath
+        What every deletion was predicted to cost, what it cost, and the network at every size.
+    support_ : bool array of shape (n_features_in_,)
+        Inputs still read. All True unless X enters Linear layers alone.
+    feature_importances_ : array of shape (n_features_in_,)
+        Summed saliency of the weights of each input. Only where X enters Linear layers alone.
+    n_features_in_ : int
+    feature_names_in_ : array of str
+        Where X had column names.
+"""
