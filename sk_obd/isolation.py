@@ -44,13 +44,13 @@ def isolated_generators():
             random.setstate(states[3])
 
 
-def seed_generators(seed, iteration):
-    """Seed every process-wide generator from the pair (seed, iteration).
+def seed_generators(seed, *position):
+    """Seed every process-wide generator from (seed, iteration), or a finer position.
 
     The state at iteration i so depends on nothing that was drawn before it: a run to a prune
     rate of 0.5 and one to 0.9 meet the same random numbers at the same iteration.
     """
-    words = np.random.SeedSequence((seed, iteration)).generate_state(3)
+    words = np.random.SeedSequence((seed, *position)).generate_state(3)
     torch.manual_seed(int(words[0]))
     np.random.seed(int(words[1]))  # noqa: NPY002 - user callbacks and splits draw from it
     random.seed(int(words[2]))

@@ -110,7 +110,7 @@ def prune(net, objective, path, recipe, *, evaluate, report):
     loss, saliency = None, None
     if len(path):
         # Going on, perhaps with other data: both belong to the data.
-        loss, saliency = objective.loss(), assess(objective, path, recipe)[0]
+        loss, saliency = objective.loss(), assess(objective, path, recipe, todo[0][0] - 1)[0]
     for iteration, total in todo:
         started = time.perf_counter()
         seed_generators(recipe.seed, iteration)
@@ -132,7 +132,7 @@ def prune(net, objective, path, recipe, *, evaluate, report):
                 f"The training loss is {loss} after iteration {iteration}. Scale the input "
                 "(StandardScaler), or lower the learning rate."
             )
-        saliency, norm, negative = assess(objective, path, recipe)
+        saliency, norm, negative = assess(objective, path, recipe, iteration)
         train_score, validation_score = evaluate()
         row |= {
             "n_params": count_alive(path.masks()),
@@ -170,8 +170,10 @@ def delete(module, objective, path, recipe, saliency, n_delete, loss):
     }
 
 
-def assess(objective, path, recipe):
+def assess(objective, path, recipe, iteration):
     """Saliencies (0 where deleted), gradient norm and share of negative curvature."""
+    # What is drawn for them depends on the iteration alone, not on what training drew.
+    seed_generators(recipe.seed, iteration, 1)
     parameters = {name: p.detach() for name, p in objective.parameters().items()}
     masks = path.masks()
     masks = {name: masks[name].to(p.device) for name, p in parameters.items()}

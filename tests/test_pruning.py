@@ -203,11 +203,13 @@ def test_warm_start_goes_on_and_rates_refer_to_the_original_count(iris):
         fitted.set_params(prune_rate=0.5).fit(X, y)
 
 
-def test_warm_start_from_a_row_of_the_grid_is_the_undisturbed_run(iris):
+@pytest.mark.parametrize("saliency", ["obd", "random"])
+def test_warm_start_from_a_row_of_the_grid_is_the_undisturbed_run(saliency, iris):
     X, y = iris
-    straight = OBDClassifier(prune_rate=0.9, **QUICK).fit(X, y)
+    settings = QUICK | {"saliency": saliency}
+    straight = OBDClassifier(prune_rate=0.9, **settings).fit(X, y)
     stop = straight.path_[3]
-    part = OBDClassifier(prune_rate=int(straight.path_.n_prunable - stop["n_params"]), **QUICK)
+    part = OBDClassifier(prune_rate=int(straight.path_.n_prunable - stop["n_params"]), **settings)
     part.set_params(warm_start=True).fit(X, y)
     assert part.n_params_ == stop["n_params"]
     part.set_params(prune_rate=0.9).fit(X, y)

@@ -1,0 +1,95 @@
+import random
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+
+from sk_obd.isolation import InterruptWatch, isolated_generators, one_thread, seed_generators
+
+
+def draws():
+    return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()  # noqa: NPY002
+
+
+def test_draws_inside_depend_on_seed_and_iteration_and_leave_no_trace():
+    before = torch.get_rng_state()
+    with isolated_generators():
+        seed_generators(1, 2)
+        first = draws()
+        seed_generators(1, 3)
+        other = draws()
+        seed_generators(1, 2)
+        assert draws() == first != other
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_generators_come_back_after_an_error():
+    state = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    with pytest.raises(RuntimeError), isolated_generators():  # noqa: PT012
+        draws()
+        raise RuntimeError
+    assert random.getstate() == state[0]
+    assert (np.random.get_state()[1] == state[1]).all()  # noqa: NPY002
+
+
+def test_the_last_to_leave_restores_the_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        outer, inner = one_thread(), one_thread()
+        outer.__enter__()
+        inner.__enter__()
+        assert torch.get_num_threads() == 1
+        outer.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        inner.__exit__(None, None, None)
+        assert torch.get_num_threads() == 2
+        with one_thread(False):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+class Stops(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_a_callbacks_interrupt_is_told_from_others():
+    with InterruptWatch() as watch:
+        with pytest.raises(KeyboardInterrupt) as raised:
+            Stops().on_epoch_end(None)
+        assert watch.was_callback(raised.value)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            raise KeyboardInterrupt
+        assert not watch.was_callback(raised.value)
+
+
+def test_ctrl_c_inside_a_callback_is_the_users():
+    class Slow(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with InterruptWatch() as watch:
+        with pytest.raises(KeyboardInterrupt) as raised:
+            Slow().on_epoch_end(None)
+        assert not watch.was_callback(raised.value)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_outside_the_main_thread_nothing_is_installed():
+    handler = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work():
+        with InterruptWatch():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [handler]
