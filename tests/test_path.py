@@ -96,7 +96,7 @@ def test_it_pickles_and_shows_itself(fitted):
             path.networks[i][0].values(), fitted.path_.networks[i][0].values(), strict=True
         )
     )
-    assert repr(path) == f"PruningPath({len(path)} rows, 83 to 9 parameters)"
+    assert repr(path) == f"PruningPath({len(path)} rows, 83 to 8 parameters)"
     page = path._repr_html_()
     assert page.count("<tr") == len(path) + 1
     assert "predicted increase" in page
