@@ -11,7 +11,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .problem import Problem
 
-BUDGET = 1 << 22  # bytes of columns a batch of a chain may take, so that they stay in the cache
+BUDGET = (
+    1 << 20
+)  # bytes a layer's output takes in a batch of a chain, so that it stays in the cache
+GENERAL = 1 << 26  # bytes all columns take in a batch of any other module
 
 
 def refuse_dependent_rows(module: nn.Module, X: Tensor) -> None:
@@ -98,30 +101,25 @@ def as_tensor(value, name: str, device) -> Tensor:
 
 
 def default_batch_size(problem: Problem, X: Tensor) -> int:
-    """So many rows that the columns of the widest layer fit a fixed budget."""
-    widest = max((max(p.shape) for p in problem.parameters.values() if p.ndim == 2), default=1)
-    outputs = 1
+    """So many rows that what a batch holds stays bounded, whatever the number of rows."""
     if problem.chain:
-        last = [m for m in problem.module.modules() if isinstance(m, nn.Linear)][-1]
-        outputs = last.out_features
-        per_row = widest * outputs * X.element_size()
-        return max(16, min(4096, BUDGET // max(1, per_row)))
-    with torch.no_grad():
-        count = [0]
+        linears = [m for m in problem.module.modules() if isinstance(m, nn.Linear)]
+        widest = max(layer.out_features for layer in linears)
+        return max(64, min(4096, BUDGET // (widest * problem.item_size)))
+    held = [0]
 
-        def measure(layer, args, z):
-            if isinstance(z, Tensor):
-                count[0] += z.numel()
+    def measure(layer, args, z):
+        held[0] += z.numel() if isinstance(z, Tensor) else 0
 
-        handles = [m.register_forward_hook(measure) for m in problem.module.modules()]
-        try:
+    handles = [m.register_forward_hook(measure) for m in problem.module.modules()]
+    try:
+        with torch.no_grad():
             output = problem.module(X[:1])
-        finally:
-            for handle in handles:
-                handle.remove()
-    outputs = output[0].numel() if isinstance(output, Tensor) and output.ndim else 1
-    per_row = max(1, count[0]) * min(outputs, 32) * 4
-    return max(1, min(1024, 2**26 // per_row))
+    finally:
+        for handle in handles:
+            handle.remove()
+    per_row = max(1, held[0]) * min(output.numel(), 32) * problem.item_size
+    return max(1, min(1024, GENERAL // per_row))
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class Loss:
         key = output.dtype, output.device
         if key not in self._cast:
             made = self.criterion
-            if isinstance(made, nn.Module):
+            if isinstance(made, nn.Module) and any(True for _ in tensors_of(made)):
                 made = copy.deepcopy(made).to(device=output.device)
                 if output.dtype.is_floating_point:
                     made = made.to(dtype=output.dtype)
@@ -268,10 +268,13 @@ class CrossEntropy(Loss):
     def shares(self, logits: Tensor, target: Tensor):
         """(total weight of each position, its part in the mean's denominator)."""
         criterion = self.for_output(logits)
+        smooth = getattr(criterion, "label_smoothing", 0.0)
+        if criterion.weight is None and not target.is_floating_point():
+            counted = (target != criterion.ignore_index).to(logits.dtype)
+            return counted, counted
         weight = (
             criterion.weight if criterion.weight is not None else logits.new_ones(logits.shape[1])
         )
-        smooth = getattr(criterion, "label_smoothing", 0.0)
         if target.is_floating_point():
             along = weight.reshape(-1, *[1] * (logits.ndim - 2))
             total = (
@@ -306,6 +309,28 @@ class CrossEntropy(Loss):
         index = target.where(target != criterion.ignore_index, 0).unsqueeze(1)
         hot = torch.zeros_like(form.p).scatter_(1, index, 1.0)
         return torch.where(hot > 0, -form.others(), form.p) * form.scale.unsqueeze(1)
+
+
+class KLDivergence(CrossEntropy):
+    """On log-probabilities, which are the logits; the targets are probabilities or their logs."""
+
+    allowed = (None, "log_proba")
+    top = frozenset({"LogSoftmax"})
+
+    def shares(self, logits, target):
+        target = target.to(logits.dtype)
+        total = (target.exp() if self.criterion.log_target else target).sum(1)
+        return total, total
+
+    def normalisers(self, output, target):
+        share = 1 if self.reduction == "batchmean" else output[:1].numel()
+        return output.new_full((len(output),), float(share))
+
+    def rows_at(self, logits, target):
+        return self.rows(logits.log_softmax(1), target)
+
+    def gradient(self, logits, target):
+        return Loss.gradient(self, logits, target)
 
 
 class NLL(CrossEntropy):
@@ -354,7 +379,13 @@ ENTRIES = {
     nn.PoissonNLLLoss: PoissonNLL,
     nn.BCEWithLogitsLoss: BCEWithLogits,
     nn.BCELoss: BCE,
+    nn.KLDivLoss: KLDivergence,
 }
+
+
+def tensors_of(criterion: nn.Module):
+    yield from criterion.parameters()
+    yield from criterion.buffers()
 
 
 def name_of(criterion) -> str:

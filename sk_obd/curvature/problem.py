@@ -44,6 +44,11 @@ class Problem:
     plan: Plan | None = None  # how the general routes go about it
     vectorised: bool = True  # whether torch.func copes with the module
     buffers: Buffers = field(default_factory=Buffers)
+    known: dict = field(default_factory=dict)
+
+    @property
+    def item_size(self) -> int:
+        return max(p.element_size() for p in self.parameters.values())
 
     def get_plan(self) -> Plan:
         if self.plan is None:
@@ -52,12 +57,11 @@ class Problem:
 
     def names(self, layer: nn.Module) -> dict[str, str]:
         """Local parameter name -> its name in the module, for a layer's trainable parameters."""
-        known = {parameter: name for name, parameter in self.parameters.items()}
-        return {
-            local: known[parameter]
-            for local, parameter in layer.named_parameters(recurse=False)
-            if parameter in known
-        }
+        if layer not in self.known:
+            names = {parameter: name for name, parameter in self.parameters.items()}
+            own = layer.named_parameters(recurse=False)
+            self.known[layer] = {local: names[p] for local, p in own if p in names}
+        return self.known[layer]
 
 
 Method = Callable[[Problem, Tensor, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]

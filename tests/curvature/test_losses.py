@@ -62,7 +62,9 @@ def test_columns_and_gradient_are_autograds_derivatives_at_the_logits(case):
     torch.testing.assert_close(form.diagonal(), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["weighted classes", "dense labels", "bce", "mse", "divergence"])
+@pytest.mark.parametrize(
+    "name", ["weighted classes", "dense labels", "bce", "mse", "divergence", "soft margin"]
+)
 def test_the_samples_average_to_the_diagonal(name):
     criterion, output, y = output_of(BY_NAME[name])
     loss, many = resolve(criterion, BY_NAME[name].outputs), 5000
