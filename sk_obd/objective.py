@@ -6,7 +6,7 @@ from torch import nn
 from . import curvature
 from .batches import take_rows
 from .curvature.losses import resolve
-from .networks import evaluating, outputs_of
+from .networks import PREDICTION_ROWS, evaluating, outputs_of
 
 
 class Objective:
@@ -22,11 +22,11 @@ class Objective:
     y : tensor
         Shaped as the criterion takes it beside what ``net.infer`` returns.
     sample_weight : tensor of shape (n_rows,), optional
-    batch_size : int, default=4096
+    batch_size : int, default=1024
         Bounds memory; results do not depend on it.
     """
 
-    def __init__(self, net, X, y, sample_weight=None, batch_size=4096):
+    def __init__(self, net, X, y, sample_weight=None, batch_size=PREDICTION_ROWS):
         self.net = net
         self.X = X
         self.targets = y

@@ -17,46 +17,6 @@ BUDGET = (
 GENERAL = 1 << 26  # bytes all columns take in a batch of any other module
 
 
-def refuse_dependent_rows(module: nn.Module, X: Tensor) -> None:
-    """ValueError where the output of a row depends on the other rows, or weights on the rows."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
-            raise ValueError(
-                f"layer {name!r} ({layer}) normalises with the statistics of the batch, also in "
-                "eval mode, so rows depend on each other and there is no loss of a single row. "
-                "Use track_running_stats=True, GroupNorm or LayerNorm."
-            )
-        if getattr(layer, "max_norm", None) is not None:
-            raise ValueError(
-                f"layer {name!r} ({layer}) changes its weights in every forward pass, so they "
-                "have no fixed second derivative; set max_norm=None."
-            )
-    with torch.no_grad():
-        both, alone = (checked_output(module, X[:rows]) for rows in (2, 1))
-    gap = (both[:1] - alone).abs().max() if alone.numel() else 0.0
-    if gap > 1e-3 * alone.abs().max() + 1e-6 and len(both) > 1:
-        raise ValueError(
-            f"{type(module).__name__} gives another output for the first row of X when the second "
-            "is with it: rows depend on each other, so there is no loss of a single row. Is some "
-            "layer reading the rows as time steps (batch_first=False)?"
-        )
-
-
-def checked_output(module: nn.Module, X: Tensor) -> Tensor:
-    output = module(X)
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"the module returned {type(output).__name__}; expected one tensor with a row for "
-            "every row of X. Wrap it in a module that returns the predictions only."
-        )
-    if output.ndim < 1 or len(output) != len(X):
-        raise ValueError(
-            f"the module returned shape {tuple(output.shape)} for {len(X)} rows; expected the "
-            "rows first."
-        )
-    return output
-
-
 def checked_batch_size(batch_size) -> int | None:
     if batch_size is not None and not (
         isinstance(batch_size, (int, np.integer)) and batch_size > 0

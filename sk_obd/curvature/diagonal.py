@@ -13,9 +13,9 @@ from .boundary import (
     check_rows,
     checked_batch_size,
     default_batch_size,
-    refuse_dependent_rows,
 )
 from .chain import linear_chain
+from .general import refuse_dependent_rows
 from .losses import resolve
 from .problem import Method, Problem
 
@@ -99,7 +99,8 @@ def diagonal(
     generator = sampled.generator_from(random_state) if method == "ggn-mc" else None
     problem = Problem(module, loss, parameters, X[:2], generator, chain=linear_chain(module))
     with as_it_was(module):
-        refuse_dependent_rows(module, X)
+        if not problem.chain or size == 1:  # a chain is seen to keep its rows apart as it is traced
+            refuse_dependent_rows(module, X)
         size = size or default_batch_size(problem, X)
         total, denominator = sums(problem, TABLE[method], X, y, w, size)
     if method == "fisher":  # squared gradients of rows: the mean's denominator enters once more

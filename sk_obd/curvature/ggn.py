@@ -20,7 +20,7 @@ from .outputs import Form, scaled
 from .problem import Problem
 from .rows import pulled_squares
 
-BLOCK = 1 << 22  # bytes of columns carried at once
+BLOCK = 1 << 21  # bytes of columns carried at once
 
 
 def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -36,7 +36,7 @@ def pull_back(problem: Problem, X, y, w, form_at: Callable[[Tensor], Form]):
         if chain is not None:
             found = chain_diagonals(problem, chain, form_at(chain.logits))
             return collect(problem, chain, found), (w * loss.normalisers(chain.output, y)).sum()
-        problem.chain = False
+        problem.give_up_chain()
     plan = problem.get_plan()
     went = run(problem.module, loss, X, plan.layers)
     sums: dict[str, Tensor] = {}
@@ -75,10 +75,13 @@ def chain_diagonals(
     before[last] = form.diagonal().reshape(n, -1)
     step = columns_at_once(chain)
     if first < last:
-        for S, signs in form.columns(step):
-            S = S.reshape(len(S), n, -1)
-            S = S if links[last].slope is None else S.mul_(links[last].slope)
-            carry(problem, chain, S, signs, last, first, before)
+        for block, signs in form.columns():
+            block = block.reshape(len(block), n, -1)
+            if links[last].slope is not None:
+                block *= links[last].slope
+            for k in range(0, len(block), step):
+                part = None if signs is None else signs[k : k + step]
+                carry(problem, chain, block[k : k + step], part, last, first, before)
     for i in range(last, first, -1):
         if (r := left_out[i]) is None:
             continue
@@ -119,8 +122,7 @@ def carry(
     first: int,
     before,
 ) -> None:
-    """Columns (k, n, units) at layer ``at`` down to ``first``, their squares added up on the way.
-    """
+    """Columns (k, n, units) at layer ``at`` down to ``first``, their squares added up on the way."""
     links, (k, n, _) = chain.links, S.shape
     for i in range(at - 1, first - 1, -1):
         W = links[i + 1].layer.weight.detach()

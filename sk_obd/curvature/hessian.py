@@ -33,7 +33,7 @@ def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, 
             return ggn.collect(problem, chain, diagonals), (
                 w * loss.normalisers(chain.output, y)
             ).sum()
-        problem.chain = False
+        problem.give_up_chain()
     plan = problem.get_plan()
     if plan.linear:
         return ggn.batch(problem, X, y, w)

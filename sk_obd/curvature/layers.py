@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LIMIT = 1 << 20  # numbers held at once while per-row columns of a parameter are squared
+LIMIT = 1 << 18  # numbers held at once while per-row columns of a parameter are squared
 RULES: dict[type, Rule] = {}
 
 
@@ -107,29 +107,42 @@ def squares(A: Tensor, B: Tensor | None, signs: Tensor | None) -> Tensor:
     return product.sum(0)
 
 
-def outer_squares(left: Tensor, right: Tensor, B: tuple | None, signs: Tensor | None) -> Tensor:
+def outer_squares(
+    left: Tensor, right: Tensor, B: tuple[Tensor, Tensor] | None, signs: Tensor | None
+) -> Tensor:
     """Sum over columns k and rows n of ``(left @ right)**2``, a matrix a group.
 
     ``left`` (k | 1, n, g, a, p), ``right`` (k | 1, n, g, p, b) -> (g, a, b). B: the same pair for
-    the other factor, where the product of two different columns is wanted.
+    the other factor, where the product of two different columns is wanted. The columns of a row
+    go into one larger matrix product.
     """
     k = max(len(left), len(right))
     n, g, a = left.shape[1:4]
     b = right.shape[-1]
-    total = left.new_zeros(g * a * b)
-    step = max(1, LIMIT // (g * a * b))
+    total = left.new_zeros(g, a, b)
+    together = max(1, min(k, LIMIT // (g * a * b)))
+    step = max(1, LIMIT // (together * g * a * b))
+    for rows in (slice(start, start + step) for start in range(0, n, step)):
+        for some in (slice(start, start + together) for start in range(0, k, together)):
+            J = products(left, right, some, rows)
+            J = J.square_() if B is None else J.mul_(products(*B, some, rows))
+            if signs is not None:
+                J *= signs[some, rows].T[:, None, :, None, None]
+            total += J.sum((0, 2))
+    return total
 
-    def product(pair, i, rows):
-        one, two = (t[i if len(t) > 1 else 0, rows] for t in pair)
-        return torch.bmm(one.flatten(0, 1), two.flatten(0, 1)).view(len(one), g * a * b)
 
-    for start in range(0, n, step):
-        rows = slice(start, start + step)
-        for i in range(k):
-            J = product((left, right), i, rows)
-            J = J.square_() if B is None else J * product(B, i, rows)
-            total += J.sum(0) if signs is None else signs[i, rows] @ J
-    return total.view(g, a, b)
+def products(left: Tensor, right: Tensor, some: slice, rows: slice) -> Tensor:
+    """(n, g, k, a, b): ``left @ right`` of some columns and rows."""
+    n, g, a = left[:, rows].shape[1:4]
+    p, b = right.shape[-2:]
+    if len(left) == 1 and len(right) > 1:
+        wide = right[some, rows].permute(1, 2, 3, 0, 4).reshape(n * g, p, -1)
+        return (
+            torch.bmm(left[0, rows].reshape(n * g, a, p), wide).view(n, g, a, -1, b).transpose(2, 3)
+        )
+    tall = left[some, rows].permute(1, 2, 0, 3, 4).reshape(n * g, -1, p)
+    return torch.bmm(tall, right[0, rows].reshape(n * g, p, b)).view(n, g, -1, a, b)
 
 
 class LinearRule(Rule):

@@ -296,7 +296,18 @@ class CrossEntropy(Loss):
         return self.for_output(output)(output, target)
 
     def normalisers(self, output, target):
+        self.check_classes(output, target)
         return self.shares(output, target)[1].reshape(len(output), -1).sum(1)
+
+    def check_classes(self, output, target):
+        if target.is_floating_point() or not target.numel():
+            return
+        least, most = target.where(target != self.criterion.ignore_index, 0).aminmax()
+        if least < 0 or most >= output.shape[1]:
+            raise ValueError(
+                f"{self.name}: the targets run from {int(least)} to {int(most)}, but the module "
+                f"gives {output.shape[1]} classes; expected 0 to {output.shape[1] - 1}."
+            )
 
     def form(self, logits, target):
         return Categorical(logits.softmax(1), self.shares(logits, target)[0])

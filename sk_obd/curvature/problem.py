@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .general import Plan, make_plan
+from .general import Plan, make_plan, refuse_dependent_rows
 from .losses import Loss
 
 
@@ -49,6 +49,12 @@ class Problem:
     @property
     def item_size(self) -> int:
         return max(p.element_size() for p in self.parameters.values())
+
+    def give_up_chain(self) -> None:
+        """Go the general way, where rows that mix have not been noticed yet."""
+        if self.chain:
+            self.chain = False
+            refuse_dependent_rows(self.module, self.probe)
 
     def get_plan(self) -> Plan:
         if self.plan is None:

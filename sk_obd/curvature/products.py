@@ -10,8 +10,8 @@ from .boundary import (
     check_rows,
     checked_batch_size,
     default_batch_size,
-    refuse_dependent_rows,
 )
+from .general import refuse_dependent_rows
 from .losses import resolve
 from .problem import Problem
 

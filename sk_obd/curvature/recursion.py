@@ -38,6 +38,7 @@ def _batch(problem, X, y, w, bends):
 
     chain = chains.trace(problem.module, loss, X, bends) if problem.chain else None
     if chain is None:
+        problem.give_up_chain()
         try:
             refuse_parameters(problem)
             return shared.batch(problem, X, y, w, bends, form, slopes)
