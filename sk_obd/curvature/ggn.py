@@ -122,7 +122,7 @@ def carry(
     first: int,
     before,
 ) -> None:
-    """Columns (k, n, units) at layer ``at`` down to ``first``, their squares added up on the way."""
+    """Columns (k, n, units) at layer ``at`` down to ``first``, their squares added up as they go."""
     links, (k, n, _) = chain.links, S.shape
     for i in range(at - 1, first - 1, -1):
         W = links[i + 1].layer.weight.detach()

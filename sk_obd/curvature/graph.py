@@ -47,13 +47,13 @@ ELEMENTWISE = frozenset(
     ]
 )
 PIECEWISE_LINEAR = frozenset(
-    "AccumulateGrad Addmm Mm Bmm Baddbmm Linear T Transpose Permute View UnsafeView "
+    "Addmm Mm Bmm Baddbmm Linear T Transpose Permute View UnsafeView "
     "ReshapeAlias Squeeze "
     "Unsqueeze Clone Alias Relu LeakyRelu Hardtanh Threshold Clamp Add Sub Neg Convolution "
     "MaxPoolWithIndices "
     "AvgPool AdaptiveAvgPool AdaptiveMaxPool Mean Sum Cat Stack Split Slice Select Expand "
     "Constantpad "
-    "Embedding Dropout Amax Max Index AsStrided SqueezeBackward Chunk Unbind Flip Roll "
+    "Embedding Dropout Amax Max Index AsStrided  Chunk Unbind Flip Roll "
     "ReflectionPad ReplicationPad UpsampleNearest ThAddmm Addbmm MkldnnConvolution "
     "CudnnConvolution "
     "SplitWithSizes".lower().split()
@@ -106,5 +106,13 @@ def piecewise_linear(tensor: Tensor, top: frozenset[str] = frozenset()) -> bool:
     start = tensor.grad_fn
     while start is not None and plain_name(start) in top:
         start = start.next_functions[0][0]
-    behind = nodes(start) if start is not None else ()
-    return all(re.sub(r"\dd", "", plain_name(n).lower()) in PIECEWISE_LINEAR for n in behind)
+    return start is None or all(map(linear_step, nodes(start)))
+
+
+def linear_step(node) -> bool:
+    if hasattr(node, "variable"):
+        return True
+    name = re.sub(r"\dd", "", plain_name(node).lower())
+    if name in ("nativebatchnorm", "cudnnbatchnorm"):
+        return not node._saved_training
+    return name in PIECEWISE_LINEAR

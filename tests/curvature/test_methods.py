@@ -12,7 +12,9 @@ from sk_obd.curvature import (
     diagonal,
     hessian_vector_product,
     register_rule,
+    resolve,
 )
+from sk_obd.curvature.general import make_plan
 from sk_obd.curvature.layers import RULES
 
 from .cases import BY_NAME, CASES, mlp
@@ -36,6 +38,25 @@ def test_hessian_is_ggn_for_piecewise_linear_networks(name):
     module, criterion, X, y = BY_NAME[name].make()
     ggn, exact = (diagonal(module, criterion, X, y, method=m) for m in ("ggn", "hessian"))
     assert error(exact, ggn) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "linear"),
+    [
+        ("deep relu convs", True),
+        ("probabilities of a conv net", True),
+        ("conv2d", False),
+        ("relu layer used twice", False),
+        ("instance norm", False),
+        ("lstm", False),
+    ],
+)
+def test_only_piecewise_linear_networks_take_the_short_way(name, linear):
+    case = BY_NAME[name]
+    module, criterion, X, _ = case.make()
+    parameters = dict(module.named_parameters())
+    plan = make_plan(module.eval(), resolve(criterion, case.outputs), parameters, X[:2])
+    assert plan.linear is linear
 
 
 def test_hessian_is_not_ggn_for_smooth_networks():
