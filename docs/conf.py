@@ -17,6 +17,8 @@ exclude_patterns = ["_build", "benchmarks", "examples"]
 html_theme = "alabaster"
 html_theme_options = {"description": "Optimal Brain Damage as a scikit-learn estimator"}
 autosummary_generate = True
+# Inherited docstrings of scikit-learn refer to labels of its own documentation.
+suppress_warnings = ["ref.ref"]
 numpydoc_show_class_members = False
 sphinx_gallery_conf = {
     "examples_dirs": "examples",

@@ -90,9 +90,9 @@ ATTRIBUTES = """
         Pruning iterations to the network kept.
     path_ : PruningPath
         What every deletion was predicted to cost, what it cost, and the network at every size.
-    support_ : bool array of shape (n_features_in_,)
+    support_ : bool array of shape (n_features,)
         Inputs still read. All True unless X enters Linear layers alone.
-    feature_importances_ : array of shape (n_features_in_,)
+    feature_importances_ : array of shape (n_features,)
         Summed saliency of the weights of each input. Only where X enters Linear layers alone.
     n_features_in_ : int
     feature_names_in_ : array of str
