@@ -115,6 +115,8 @@ class Objective:
             sample_weight=None if self.sample_weight is None else weights,
             method=method,
             outputs=outputs_of(self.net),
+            # Drawn from the fit's own generator, so that a sampled curvature is reproducible.
+            random_state=int(torch.randint(2**31, ())),
         )
         return {name.removeprefix(self.prefix): h for name, h in found.items()}
 

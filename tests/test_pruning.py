@@ -11,6 +11,7 @@ from nets import classifier_net, regressor_net
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
+from sk_obd.curvature import METHODS
 from sk_obd.pruning import schedule
 
 QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
@@ -55,12 +56,21 @@ def test_a_fit_to_half_visits_the_networks_of_a_fit_to_nine_tenths(iris):
         assert same_network(half.at(iteration=i), far.at(iteration=i), X)
 
 
-@pytest.mark.parametrize("saliency", ["obd", "taylor", "magnitude", "random"])
-def test_two_fits_with_one_random_state_are_identical(saliency, iris):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"saliency": "obd"},
+        {"saliency": "taylor"},
+        {"saliency": "magnitude"},
+        {"saliency": "random"},
+        {"curvature": "ggn-mc"},
+    ],
+)
+def test_two_fits_with_one_random_state_are_identical(kind, iris):
     X, y = iris
-    first, second = (OBDClassifier(saliency=saliency, **QUICK).fit(X, y) for _ in range(2))
+    first, second = (OBDClassifier(**kind, **QUICK).fit(X, y) for _ in range(2))
     assert same_network(first, second, X)
-    other = OBDClassifier(saliency=saliency, **(QUICK | {"random_state": 1})).fit(X, y)
+    other = OBDClassifier(**kind, **(QUICK | {"random_state": 1})).fit(X, y)
     assert not same_network(first, other, X)
 
 
@@ -216,7 +226,7 @@ def test_warm_start_from_a_row_of_the_grid_is_the_undisturbed_run(saliency, iris
     assert same_network(part, straight, X)
 
 
-@pytest.mark.parametrize("curvature", ["ggn", "hessian", "recursion", "recursion-lm"])
+@pytest.mark.parametrize("curvature", METHODS)
 @pytest.mark.parametrize("saliency", ["obd", "taylor"])
 def test_every_curvature_prunes_and_keeps_predicting(curvature, saliency, cancer):
     fitted = OBDClassifier(

@@ -20,7 +20,7 @@ from .outputs import Form, scaled
 from .problem import Problem
 from .rows import pulled_squares
 
-BLOCK = 1 << 21  # bytes of columns carried at once
+BLOCK = 1 << 20  # bytes of columns carried at once
 
 
 def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -122,7 +122,7 @@ def carry(
     first: int,
     before,
 ) -> None:
-    """Columns (k, n, units) at layer ``at`` down to ``first``, their squares added up as they go."""
+    """Columns (k, n, units) at layer ``at`` down to ``first``, adding up their squares."""
     links, (k, n, _) = chain.links, S.shape
     for i in range(at - 1, first - 1, -1):
         W = links[i + 1].layer.weight.detach()

@@ -17,7 +17,7 @@ from sk_obd.curvature import (
 from sk_obd.curvature.general import make_plan
 from sk_obd.curvature.layers import RULES
 
-from .cases import BY_NAME, CASES, mlp
+from .cases import BY_NAME, mlp
 from .test_exact import error
 
 F64 = torch.float64
@@ -253,8 +253,9 @@ def test_a_class_near_probability_one_keeps_its_small_curvature(method, top):
     assert error({k: v.double() for k, v in single.items()}, double) <= 1e-4
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_hessian_vector_product_is_the_column_it_should_be(case):
+@pytest.mark.parametrize("name", [*SOME, "tied autoencoder", "nll on probabilities", "attention"])
+def test_hessian_vector_product_is_the_column_it_should_be(name):
+    case = BY_NAME[name]
     module, criterion, X, y = case.make()
     exact = diagonal(module, criterion, X, y, method="hessian", outputs=case.outputs)
     for name, value in list(exact.items())[:3]:
