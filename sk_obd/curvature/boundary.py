@@ -11,10 +11,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .problem import Problem
 
-BUDGET = (
-    1 << 20
-)  # bytes a layer's output takes in a batch of a chain, so that it stays in the cache
-GENERAL = 1 << 26  # bytes all columns take in a batch of any other module
+#: Bytes a layer's output takes in a batch of a chain, so that it stays in the cache.
+BUDGET = 1 << 20
+#: Bytes all columns take in a batch of any other module.
+GENERAL = 1 << 26
 
 
 def checked_batch_size(batch_size) -> int | None:
@@ -32,8 +32,8 @@ def check_rows(module: nn.Module, X, y, sample_weight) -> tuple[Tensor, Tensor, 
     X, y = (as_tensor(value, name, device) for value, name in ((X, "X"), (y, "y")))
     if X.ndim < 1 or y.ndim < 1 or len(X) != len(y) or len(X) == 0:
         raise ValueError(
-            f"X has shape {tuple(X.shape)}, y {tuple(y.shape)}; expected as many rows each, at "
-            f"least 1."
+            f"X has shape {tuple(X.shape)}, y {tuple(y.shape)}; expected as many rows each, and "
+            "at least one."
         )
     dtype = first.dtype if first is not None else torch.get_default_dtype()
     if sample_weight is None:
@@ -41,8 +41,7 @@ def check_rows(module: nn.Module, X, y, sample_weight) -> tuple[Tensor, Tensor, 
     w = as_tensor(sample_weight, "sample_weight", X.device).to(dtype)
     if w.shape != (len(X),):
         raise ValueError(
-            f"sample_weight has shape {tuple(w.shape)}; expected ({len(X)},), one weight a row "
-            f"of X."
+            f"sample_weight has shape {tuple(w.shape)}; expected ({len(X)},), a weight a row of X."
         )
     if not (w.isfinite() & (w >= 0)).all():
         raise ValueError(

@@ -1,6 +1,4 @@
-"""``diagonal``: the boundary where arguments are checked, rows are batched and the module is
-restored.
-"""
+"""``diagonal``: arguments checked, rows batched, the module restored."""
 
 from __future__ import annotations
 
@@ -8,12 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import fisher, ggn, hessian, recursion, sampled
-from .boundary import (
-    as_it_was,
-    check_rows,
-    checked_batch_size,
-    default_batch_size,
-)
+from .boundary import as_it_was, check_rows, checked_batch_size, default_batch_size
 from .chain import linear_chain
 from .general import refuse_dependent_rows
 from .losses import resolve
@@ -59,8 +52,9 @@ def diagonal(
         Weights of the rows, >= 0; only their ratios matter.
     method : {"ggn", "hessian", "recursion", "recursion-lm", "ggn-mc", "fisher"}
         ``"ggn"``: the exact Gauss-Newton diagonal, split at the logits; never negative for a
-        convex loss. ``"hessian"``: the exact Hessian diagonal. ``"recursion"``, ``"recursion-
-        lm"``: the paper's one-pass approximation, with and without its f'' term. ``"ggn-mc"``:
+        convex loss. ``"hessian"``: the exact Hessian diagonal. ``"recursion"`` and
+        ``"recursion-lm"``: the paper's one-pass approximation, with and without its f'' term.
+        ``"ggn-mc"``:
         Gauss-Newton from one random column a row, for many outputs. ``"fisher"``: mean of squared
         per-row gradients, which is not the Hessian.
     outputs : {"logits", "log_proba", "proba"}, optional
@@ -122,8 +116,7 @@ def sums(problem: Problem, method: Method, X, y, w, size: int) -> tuple[dict[str
         denominator += float(part)
     if not denominator > 0:
         raise ValueError(
-            f"the weights of all rows sum to {denominator}: there is no mean loss. Give some "
-            f"row a positive "
-            "weight (and a target that is not ignore_index)."
+            f"the weights of all rows sum to {denominator}: there is no mean loss. Give some row "
+            "a positive weight (and a target that is not ignore_index)."
         )
     return total, denominator

@@ -44,9 +44,8 @@ class Loss:
     """
 
     allowed = (None,)
-    top = (
-        frozenset()
-    )  # autograd nodes between the real logits and :meth:`logits` that change no derivative
+    #: Autograd nodes between the real logits and :meth:`logits` that change no derivative.
+    top = frozenset()
 
     def __init__(self, criterion, outputs=None):
         if outputs not in self.allowed:
@@ -122,10 +121,9 @@ class Loss:
         if mean.isfinite() and (mean - value.mean()).abs() > tolerance:
             raise ValueError(
                 f"{self.name} gives {mean.item():.6g} for {len(output)} rows, but the mean over "
-                f"single rows is "
-                f"{value.mean().item():.6g}. Its derivatives can only be computed for a mean "
-                f"over rows: return "
-                'that, or give it a `reduction` attribute with "none" that returns one value a row.'
+                f"single rows is {value.mean().item():.6g}. Its derivatives can only be computed "
+                "for a mean over rows: return that, or give it a `reduction` attribute with "
+                '"none" that returns one value a row.'
             )
 
     def logits(self, output: Tensor) -> Tensor:
@@ -178,11 +176,9 @@ class Elementwise(Loss):
     def check_shapes(self, output, target):
         if output.shape != target.shape:
             raise ValueError(
-                f"{self.name}: the module gives shape {tuple(output.shape)} but the targets "
-                f"have shape "
-                f"{tuple(target.shape)}; torch would pair every row with every other. Reshape "
-                f"the targets "
-                f"to {tuple(output.shape)}."
+                f"{self.name}: the module gives shape {tuple(output.shape)} but the targets have "
+                f"shape {tuple(target.shape)}; torch would pair every row with every other. "
+                f"Reshape the targets to {tuple(output.shape)}."
             )
 
     def normalisers(self, output, target):
@@ -289,8 +285,7 @@ class CrossEntropy(Loss):
         if output.ndim < 2:
             raise ValueError(
                 f"{self.name} needs outputs of shape (n, classes, ...), found "
-                f"{tuple(output.shape)}. "
-                "For two classes with one output use BCEWithLogitsLoss."
+                f"{tuple(output.shape)}. For two classes with one output use BCEWithLogitsLoss."
             )
         target = target.to(output.dtype) if target.is_floating_point() else target
         return self.for_output(output)(output, target)
@@ -448,7 +443,7 @@ def resolve(criterion, outputs=None) -> Loss:
         return criterion
     if isinstance(criterion, type):
         raise ValueError(
-            f"criterion is the class {criterion.__name__}; give an instance: "
+            f"criterion is the class {criterion.__name__}; give an instance, "
             f"{criterion.__name__}()."
         )
     criterion = FUNCTIONS.get(criterion, lambda: criterion)()
@@ -471,10 +466,9 @@ def check_callable(criterion) -> None:
     except TypeError:
         raise ValueError(
             f"{name_of(criterion)} cannot be called as criterion(output, target): its signature is "
-            f"{inspect.signature(called)}. Wrap it in an nn.Module whose forward(output, "
-            f"target) supplies the "
-            "rest (a fixed variance, for example) and give that a `reduction` attribute that "
-            'may be "none".'
+            f"{inspect.signature(called)}. Wrap it in an nn.Module whose forward(output, target) "
+            "supplies the rest (a fixed variance, for example) and give that a `reduction` "
+            'attribute that may be "none".'
         ) from None
     except ValueError:
         return
