@@ -110,7 +110,8 @@ def start(net, X, y, *, verbose=0):
     if _can_fuse(ours):
         ours.set_params(optimizer__fused=True)
     if not verbose and ours.callbacks != "disable":
-        ours.set_params(callbacks__print_log=None)
+        # An attribute, since skorch's set_params fails for a callback that is already off.
+        ours.callbacks__print_log = None
     ours.initialize()
     # Here callbacks such as skorch's InputShapeSetter rebuild the module for this X.
     ours.notify("on_train_begin", X=X, y=y)

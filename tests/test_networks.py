@@ -156,6 +156,15 @@ def test_a_trained_net_goes_on_from_its_weights_also_when_cloned(iris):
     assert all(torch.equal(net.module_.state_dict()[k], weights[k]) for k in weights)
 
 
+def test_a_net_that_was_fitted_here_may_be_given_again(iris):
+    first = OBDClassifier(classifier_net(callbacks__print_log=None), **QUICK).fit(*iris)
+    again = OBDClassifier(first.net_, prune_rate=0.8, retrain_epochs=5, random_state=0)
+    again.set_params(net__max_epochs=0).fit(*iris)
+    np.testing.assert_array_equal(
+        again.at(iteration=0).predict_proba(iris[0]), first.predict_proba(iris[0])
+    )
+
+
 def test_parameters_of_an_instance_reach_it_through_a_search(iris):
     estimator = OBDClassifier(classifier_net(TwoLayers()), **QUICK)
     fitted = clone(estimator).set_params(net__module__hidden=5).fit(*iris)
