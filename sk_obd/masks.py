@@ -110,22 +110,23 @@ def held_at_zero(module, optimizers, masks):
     zero, so nothing that an optimiser adds (weight decay) stays.
     """
     parameters = dict(module.named_parameters())
-    deleted = [
-        (parameters[name], ~mask.to(parameters[name].device))
+    # Products with 0 and 1: several times as fast as masked_fill, and this is every step.
+    alive = [
+        (parameters[name], mask.to(parameters[name]))
         for name, mask in masks.items()
         if not bool(mask.all())
     ]
 
     @torch.no_grad()
     def zero(*_):
-        for parameter, gone in deleted:
-            parameter.masked_fill_(gone, 0.0)
+        for parameter, ones in alive:
+            parameter.mul_(ones)
 
     handles = []
-    if deleted:
+    if alive:
         handles += [
-            parameter.register_hook(lambda gradient, gone=gone: gradient.masked_fill(gone, 0.0))
-            for parameter, gone in deleted
+            parameter.register_hook(ones.mul)
+            for parameter, ones in alive
             if parameter.requires_grad
         ]
         handles += [optimizer.register_step_post_hook(zero) for optimizer in optimizers]

@@ -104,14 +104,16 @@ def start(net, X, y, *, verbose=0):
             if iterator == "iterator_valid" and f"{iterator}__batch_size" not in vars(ours):
                 # Prediction needs no gradients: larger batches are faster and fit in memory.
                 settings[f"{iterator}__batch_size"] = PREDICTION_ROWS
+    idle = [] if verbose else ["print_log"]
     if not monitors_validation(ours):
         settings["train_split"] = None
+        idle += ["valid_loss", "valid_acc"]
     ours.set_params(**settings)
     if _can_fuse(ours):
         ours.set_params(optimizer__fused=True)
-    if not verbose and ours.callbacks != "disable":
+    for name in {name for name, _ in ours.get_default_callbacks()}.intersection(idle):
         # An attribute, since skorch's set_params fails for a callback that is already off.
-        ours.callbacks__print_log = None
+        setattr(ours, f"callbacks__{name}", None)
     ours.initialize()
     # Here callbacks such as skorch's InputShapeSetter rebuild the module for this X.
     ours.notify("on_train_begin", X=X, y=y)
