@@ -23,8 +23,8 @@ BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)
 #: Rows predicted or measured at a time.
 PREDICTION_ROWS = 1024
 
-#: Multiply-adds of a training step up to which one thread is at least as fast as two
-#: (docs/benchmarks/training.py, ``--threads``).
+#: Multiply-adds of a training step up to which a second thread saves at most about a fifth on an
+#: idle machine, and costs several times as much on a busy one (docs/benchmarks/threads.md).
 SMALL_STEP = 2e7
 
 
