@@ -1,6 +1,7 @@
 """Set before scipy is imported: scikit-learn's array API checks are skipped without it."""
 
 import os
+import signal
 
 os.environ["SCIPY_ARRAY_API"] = "1"
 
@@ -37,3 +38,11 @@ def diabetes():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own SIGINT handler, which a shell's background job has not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)

@@ -68,21 +68,19 @@ def test_a_callbacks_interrupt_is_told_from_others():
         assert not watch.was_callback(raised.value)
 
 
-def test_ctrl_c_inside_a_callback_is_the_users():
+def test_ctrl_c_inside_a_callback_is_the_users(ctrl_c):
     class Slow(Callback):
         def on_epoch_end(self, net, **kwargs):
             signal.raise_signal(signal.SIGINT)
 
-    handler = signal.getsignal(signal.SIGINT)
     with InterruptWatch() as watch:
         with pytest.raises(KeyboardInterrupt) as raised:
             Slow().on_epoch_end(None)
         assert not watch.was_callback(raised.value)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
 
 
-def test_outside_the_main_thread_nothing_is_installed():
-    handler = signal.getsignal(signal.SIGINT)
+def test_outside_the_main_thread_nothing_is_installed(ctrl_c):
     seen = []
 
     def work():
@@ -92,4 +90,4 @@ def test_outside_the_main_thread_nothing_is_installed():
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [handler]
+    assert seen == [ctrl_c]

@@ -249,7 +249,7 @@ class InterruptAt(TwoLayers):
 
 
 @pytest.fixture
-def interrupted(iris):
+def interrupted(iris, ctrl_c):
     """A fit to 0.9 stopped by Ctrl-C in its second retraining."""
     X, y = iris
     InterruptAt.left = 15 * 3 + 2 * 3 + 2
@@ -276,14 +276,14 @@ def test_ctrl_c_leaves_the_last_good_network_and_is_raised_again(interrupted, ir
         assert (saliency[~interrupted.mask_[name]] == 0).all()
 
 
-def test_after_ctrl_c_generators_threads_and_the_handler_are_as_they_were(iris):
-    handler, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
+def test_after_ctrl_c_generators_threads_and_the_handler_are_as_they_were(iris, ctrl_c):
+    threads = torch.get_num_threads()
     torch.manual_seed(3)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     InterruptAt.left = 5
     with pytest.raises(KeyboardInterrupt):
         OBDClassifier(classifier_net(InterruptAt), random_state=0).fit(*iris)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
