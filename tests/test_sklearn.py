@@ -90,10 +90,14 @@ def test_pipeline_and_grid_search_over_prune_rate_and_learning_rate_in_two_proce
 
 
 def test_halving_grid_search(iris):
+    # Few rows are few steps an epoch, so the first rungs need all the epochs.
+    settings = FAST | {"max_epochs": 200}
+    grid = {"prune_rate": [0.0, 0.5, 0.8]}
     search = HalvingGridSearchCV(
-        OBDClassifier(**FAST), {"prune_rate": [0.0, 0.5, 0.8]}, min_resources=60, cv=3
+        OBDClassifier(**settings), grid, min_resources=40, factor=2, cv=3, random_state=0
     )
     assert search.fit(*iris).best_score_ > 0.8
+    assert search.n_iterations_ == 2
 
 
 def test_cross_validate_learning_curve_and_validation_curve(diabetes):
