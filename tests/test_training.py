@@ -223,10 +223,11 @@ def test_weights_that_cannot_reach_the_loss_are_refused(iris):
     unreduced = classifier_net(criterion__reduction="none")
     with pytest.raises(ValueError, match="reduction='none'"):
         OBDClassifier(unreduced).fit(X, y, sample_weight=weights)
-    loader = classifier_net(
-        iterator_train=torch.utils.data.DataLoader, iterator_train__num_workers=0
-    )
-    OBDClassifier(loader, retrain_epochs=1).fit(X, y)
+    loader = classifier_net(iterator_train__pin_memory=False)
+    with pytest.raises(ValueError, match="iterator_train"):
+        OBDClassifier(loader).fit(X, y, sample_weight=weights)
+    fitted = OBDClassifier(loader, retrain_epochs=5, random_state=0).fit(X, y)
+    assert fitted.score(X, y) > 0.8
 
 
 def test_a_loss_that_becomes_nan_is_an_error_that_says_what_to_do(iris):
