@@ -1,6 +1,7 @@
 """What the classifier and the regressor share: from X and y to a pruned network and back."""
 
 import copy
+import warnings
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from . import inputs
 from .data import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
 from .isolation import isolated_generators, one_thread, seed_generators
 from .masks import count_alive, prunable_names
+from .memory import Finished, key_of
 from .modules import default_net
 from .networks import (
     cast,
@@ -29,11 +31,12 @@ from .networks import (
 from .objective import Objective
 from .parameters import check_parameters
 from .path import PruningPath
-from .pruning import Recipe, prune, schedule
-from .saliency import NEEDS
+from .progress import CallbackSupportMixin, FitTasks, with_callbacks
+from .pruning import Recipe, count_iterations, prune
+from .schedule import target_total
 
 
-class BaseOBD(BaseEstimator):
+class BaseOBD(CallbackSupportMixin, BaseEstimator):
     """The scikit-learn face of the recipe; subclasses know their targets."""
 
     _kind = None  # "classifier" or "regressor"
@@ -44,6 +47,8 @@ class BaseOBD(BaseEstimator):
         *,
         prune_rate=0.5,
         step=0.2,
+        n_recomputations=0,
+        trust_region=None,
         saliency="obd",
         curvature="ggn",
         prunable=None,
@@ -61,6 +66,7 @@ class BaseOBD(BaseEstimator):
         max_epochs=200,
         weight_decay="auto",
         keep_path="all",
+        memory=None,
         warm_start=False,
         random_state=None,
         verbose=0,
@@ -68,6 +74,8 @@ class BaseOBD(BaseEstimator):
         self.net = net
         self.prune_rate = prune_rate
         self.step = step
+        self.n_recomputations = n_recomputations
+        self.trust_region = trust_region
         self.saliency = saliency
         self.curvature = curvature
         self.prunable = prunable
@@ -85,6 +93,7 @@ class BaseOBD(BaseEstimator):
         self.max_epochs = max_epochs
         self.weight_decay = weight_decay
         self.keep_path = keep_path
+        self.memory = memory
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -146,6 +155,7 @@ class BaseOBD(BaseEstimator):
 
     # -- fit -----------------------------------------------------------------------------------
 
+    @with_callbacks
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
         """Train, prune and retrain the network.
 
@@ -185,12 +195,19 @@ class BaseOBD(BaseEstimator):
             path = self._start_path(net, resume)
             self._single_thread = is_small(net, X)
             with one_thread(self._single_thread):
-                objective = Objective(net, X, y, unequal(weights))
-                if callable(self.saliency) or "curvature" in NEEDS[self.saliency]:
+                objective = Objective.of_net(net, X, y, unequal(weights))
+                recipe = self._recipe(net, seed)
+                if "curvature" in recipe.needs:
                     # What cannot be differentiated is refused now, not after hours of training.
                     objective.curvature(self.curvature, n_rows=2)
+                    if (error := objective.try_product()) is not None:
+                        warnings.warn(
+                            f"The loss cannot be differentiated twice ({error}); off_diagonal and "
+                            "higher_order of the path are NaN.",
+                            stacklevel=3,
+                        )
                 self._readers = inputs.reading_layers(net.module_, objective.some_rows(2))
-                self._run(net, objective, path, self._recipe(net, seed), scored)
+                self._run(net, objective, path, recipe, scored)
         return self
 
     def _check_rows(self, X, y, sample_weight, X_val, y_val, seed, resume):
@@ -225,11 +242,11 @@ class BaseOBD(BaseEstimator):
         if resume:
             path = self.path_.cut(self.path_.kept).continued_as(path)
             path.load(path.kept, net.module_)
-        totals = schedule(path.n_prunable, self.prune_rate, self.step)
-        if sum(totals[-1:]) < path.n_deleted:
+        target = target_total(path.n_prunable, self.prune_rate)
+        if target < path.n_deleted:
             raise ValueError(
                 f"warm_start=True with prune_rate={self.prune_rate} asks to delete "
-                f"{sum(totals[-1:])} parameters; {path.n_deleted} are already deleted. Raise "
+                f"{target} parameters; {path.n_deleted} are already deleted. Raise "
                 "prune_rate, take an earlier network with at(prune_rate=...), or fit anew with "
                 "warm_start=False."
             )
@@ -247,11 +264,24 @@ class BaseOBD(BaseEstimator):
                 for part in ("train", "validation")
             )
 
+        def recall(*iteration):
+            tasks.begin_iteration()
+            return finished(*iteration)
+
+        def report(path):
+            self._report(path)
+            return tasks.end_iteration()
+
+        def fitted_attributes():
+            return vars(self._fitted_copy(net, path, path.kept))
+
+        tasks = FitTasks(self, count_iterations(path, recipe), fitted_attributes, *scored["train"])
+        finished = self._finished(net, objective, path, recipe)
         # The scorer looks at this estimator, with the network as it is at that moment.
         before = self.__dict__.get("net_")
         self.net_ = net
         try:
-            prune(net, objective, path, recipe, evaluate=evaluate, report=self._report)
+            prune(net, objective, path, recipe, evaluate=evaluate, recall=recall, report=report)
         except BaseException:
             if len(path):
                 self._settle(net, path)
@@ -261,11 +291,19 @@ class BaseOBD(BaseEstimator):
                 self.net_ = before
             raise
         self._settle(net, path)
+        tasks.end()
+
+    def _finished(self, net, objective, path, recipe):
+        """The store of iterations of `memory`."""
+        if self.memory is None:
+            return Finished(None, None)
+        fixed = self.random_state is not None
+        return Finished(self.memory, key_of(net, objective, path, recipe, fixed))
 
     def _settle(self, net, path):
         """Make `path.kept` the fitted network."""
-        path.forget_unfinished()
         path.load(path.kept, net.module_)
+        path.module = net.module_
         net.module_.eval()
         net.initialize_optimizer()
         net.history_ = History(path.history)
@@ -277,7 +315,7 @@ class BaseOBD(BaseEstimator):
         self.mask_ = {name: mask.numpy() for name, mask in masks.items()}
         self.ranking_ = {name: ranking.numpy() for name, ranking in path.ranking().items()}
         self.support_ = inputs.support(self.mask_, self._readers, self.n_features_in_)
-        self._set_saliencies(path.saliency)
+        self._set_saliencies(path.saliencies())
 
     def _set_saliencies(self, saliency):
         """Set saliencies_ and what is computed from them; without, unset them."""
@@ -296,6 +334,8 @@ class BaseOBD(BaseEstimator):
         return Recipe(
             prune_rate=self.prune_rate,
             step=self.step,
+            n_recomputations=self.n_recomputations,
+            trust_region=self.trust_region,
             saliency=self.saliency,
             curvature=self.curvature,
             dense_epochs=net.max_epochs,
@@ -417,6 +457,10 @@ class BaseOBD(BaseEstimator):
         """
         check_is_fitted(self, "net_")
         row = self.path_.find(iteration=iteration, n_params=n_params, prune_rate=prune_rate)
+        return self._fitted_copy(self.net_, self.path_, row)
+
+    def _fitted_copy(self, net, path, row):
+        """This estimator as it would be if fit had ended at a row of `path`."""
         fitted = copy.copy(self)
-        fitted._settle(duplicate(self.net_), self.path_.cut(row))
+        fitted._settle(duplicate(net), path.cut(row))
         return fitted

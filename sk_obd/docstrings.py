@@ -16,6 +16,14 @@ PARAMETERS = """
         Deleted in one iteration: a share of what is *left*, or a number (1 is one at a time), or
         all at once (None). Sizes depend on counts alone, so a fit to 0.5 visits the networks of a
         fit to 0.9, all but its own last.
+    n_recomputations : int, default=0
+        How often saliencies are computed anew within an iteration: the deletion is made in
+        ``n_recomputations + 1`` equal parts, without training in between. Costs a curvature each.
+    trust_region : float > 0, default=None
+        Tolerated error of the predicted increase, as a share of the training loss. After each
+        deletion the step shrinks where the error was larger, and grows where it was smaller (by
+        at most a factor 2, and to at most half of what is left), so that `step` is only the
+        first. Sizes then depend on the data. Needs a saliency that predicts the loss.
     saliency : str or callable, default="obd"
         What orders the deletions, lowest first:
 
@@ -66,6 +74,11 @@ PARAMETERS = """
         data that can be separated leave no minimum, and saliencies mean little.
     keep_path : {{"all", "last"}}, default="all"
         Which networks of the path are kept: all, for :meth:`at`, or the fitted one.
+    memory : str or joblib.Memory, default=None
+        Where finished iterations are kept, as in scikit-learn's Pipeline. A fit that has the same
+        data, network, settings and seed trains none of them again: a longer path goes on from a
+        shorter one, and a run that was killed from its last finished iteration. Needs a fixed
+        `random_state`. The files are pickles: use a folder that only you can write to.
     warm_start : bool, default=False
         Whether fit goes on from the present mask. Rates still refer to the original count.
     random_state : int, RandomState or None, default=None

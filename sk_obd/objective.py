@@ -10,46 +10,80 @@ from .networks import PREDICTION_ROWS, evaluating, outputs_of
 
 
 class Objective:
-    r"""The mean loss of a skorch net over all training rows, and its derivatives.
+    r"""The mean loss of a module over all rows, and its derivatives.
 
     .. math:: E = \sum_i w_i l_i / \sum_i w_i
 
     Parameters
     ----------
-    net : skorch.NeuralNet
-        Initialised. Its current parameters count; they may change between calls.
+    module : nn.Module
+        Its current parameters count; they may change between calls.
+    criterion : nn.Module or callable(output, target)
     X : tensor or CSR matrix of shape (n_rows, ...)
     y : tensor
-        Shaped as the criterion takes it beside what ``net.infer`` returns.
+        As the criterion takes it; floating targets in any shape that fits the module's output.
     sample_weight : tensor of shape (n_rows,), optional
+    outputs : {"logits", "log_proba", "proba"}, optional
+        What the module gives, where the criterion leaves it open.
+    device : str or torch.device, default="cpu"
+        Where the module is.
     batch_size : int, default=1024
         Bounds memory; results do not depend on it.
     """
 
-    def __init__(self, net, X, y, sample_weight=None, batch_size=PREDICTION_ROWS):
-        self.net = net
+    def __init__(
+        self,
+        module,
+        criterion,
+        X,
+        y,
+        sample_weight=None,
+        *,
+        outputs=None,
+        device="cpu",
+        batch_size=PREDICTION_ROWS,
+    ):
+        self.whole = module
+        self.criterion = criterion
         self.X = X
         self.targets = y
         self.sample_weight = sample_weight
         self.weights = (
             torch.ones(X.shape[0], dtype=torch.float64) if sample_weight is None else sample_weight
         )
+        self.outputs = outputs
+        self.device = device
         self.batch_size = batch_size
-        with evaluating(net.module_), torch.no_grad():
-            output = net.module_(self.some_rows(2))
+        with evaluating(module), torch.no_grad():
+            output = module(self.some_rows(2))
         several = isinstance(output, tuple)
-        self.module = FirstOutput(net.module_) if several else net.module_
+        self.module = FirstOutput(module) if several else module
         self.prefix = "module." if several else ""
         # A skorch net may flatten its module's (n, 1); derivatives are taken of the module.
         output = output[0] if several else output
         self.y = y.reshape(-1, *output.shape[1:]) if y.is_floating_point() else y
+        self.twice_differentiable = True
+
+    @classmethod
+    def of_net(cls, net, X, y, sample_weight=None, batch_size=PREDICTION_ROWS):
+        """That of an initialised skorch net: y as its criterion takes it."""
+        return cls(
+            net.module_,
+            net.criterion_,
+            X,
+            y,
+            sample_weight,
+            outputs=outputs_of(net),
+            device=net.device,
+            batch_size=batch_size,
+        )
 
     def some_rows(self, n_rows):
         """The first rows of X, dense, where the module is."""
-        return take_rows(self.X, slice(0, n_rows)).to(self.net.device)
+        return take_rows(self.X, slice(0, n_rows)).to(self.device)
 
     def _rows(self, rows):
-        device = self.net.device
+        device = self.device
         return (
             take_rows(self.X, rows).to(device),
             self.y[rows].to(device),
@@ -63,7 +97,7 @@ class Objective:
     def _sums(self, X, y, weights):
         """Weighted sum of the rows' losses and of their normalisers, in float64."""
         output = self.module(X)
-        loss = resolve(self.net.criterion_, outputs_of(self.net))
+        loss = resolve(self.criterion, self.outputs)
         loss.eps = torch.finfo(output.dtype).eps
         target = y.double() if y.is_floating_point() else y
         exact = output.double()
@@ -74,7 +108,7 @@ class Objective:
 
     def loss(self):
         """E, a float."""
-        with evaluating(self.net.module_), torch.no_grad():
+        with evaluating(self.whole), torch.no_grad():
             sums = [self._sums(*batch) for batch in self._batches()]
         return float(sum(s for s, _ in sums) / sum(n for _, n in sums))
 
@@ -83,7 +117,7 @@ class Objective:
         parameters = self.parameters()
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         norm = 0.0
-        with evaluating(self.net.module_), torch.enable_grad():
+        with evaluating(self.whole), torch.enable_grad():
             for batch in self._batches():
                 value, normaliser = self._sums(*batch)
                 norm += float(normaliser)
@@ -95,30 +129,57 @@ class Objective:
 
     def curvature(self, method, n_rows=None):
         """Diagonal of E's second derivatives, by name; with `n_rows`, over the first rows only."""
+
+        def diagonal(*rows, **options):
+            # Drawn from the fit's own generator, so that a sampled curvature is reproducible.
+            seed = int(torch.randint(2**31, ()))
+            return curvature.diagonal(*rows, method=method, random_state=seed, **options)
+
+        return self._mean_of(diagonal, n_rows)
+
+    def product(self, vectors, n_rows=None):
+        """H v for the exact Hessian of E, by name; `vectors` are tensors by name."""
+        vectors = {self.prefix + name: v for name, v in vectors.items()}
+
+        def product(*rows, **options):
+            return curvature.hessian_vector_product(*rows, vectors, **options)
+
+        return self._mean_of(product, n_rows)
+
+    def try_product(self):
+        """Find out, on two rows, whether the loss can be differentiated twice; None or why not."""
+        vectors = {name: torch.ones_like(p) for name, p in self.parameters().items()}
+        try:
+            self.product(vectors, n_rows=2)
+        except (RuntimeError, NotImplementedError) as error:
+            self.twice_differentiable = False
+            return error
+
+    def _mean_of(self, function, n_rows):
+        """What a function of (module, criterion, X, y), a mean over rows, gives for all rows."""
+
+        def call(X, y, weights):
+            found = function(
+                self.module,
+                self.criterion,
+                X,
+                y,
+                sample_weight=None if self.sample_weight is None else weights,
+                outputs=self.outputs,
+            )
+            return {name.removeprefix(self.prefix): value for name, value in found.items()}
+
         if n_rows is not None or isinstance(self.X, torch.Tensor):
-            return self._diagonal(method, *self._rows(slice(0, n_rows)))
+            return call(*self._rows(slice(0, n_rows)))
+        # A CSR matrix: these functions take dense rows, so the batches are averaged here.
         total, norm = {}, 0.0
         for batch in self._batches():
-            with evaluating(self.net.module_), torch.no_grad():
+            with evaluating(self.whole), torch.no_grad():
                 share = float(self._sums(*batch)[1])
             norm += share
-            for name, h in self._diagonal(method, *batch).items():
-                total[name] = total.get(name, 0.0) + share * h
-        return {name: h / norm for name, h in total.items()}
-
-    def _diagonal(self, method, X, y, weights):
-        found = curvature.diagonal(
-            self.module,
-            self.net.criterion_,
-            X,
-            y,
-            sample_weight=None if self.sample_weight is None else weights,
-            method=method,
-            outputs=outputs_of(self.net),
-            # Drawn from the fit's own generator, so that a sampled curvature is reproducible.
-            random_state=int(torch.randint(2**31, ())),
-        )
-        return {name.removeprefix(self.prefix): h for name, h in found.items()}
+            for name, value in call(*batch).items():
+                total[name] = total.get(name, 0.0) + share * value
+        return {name: value / norm for name, value in total.items()}
 
     @torch.no_grad()
     def increases(self, name, mask):
@@ -138,7 +199,7 @@ class Objective:
 
     def parameters(self):
         """The trainable parameters by name, tied ones once."""
-        return {n: p for n, p in self.net.module_.named_parameters() if p.requires_grad}
+        return {n: p for n, p in self.whole.named_parameters() if p.requires_grad}
 
 
 class FirstOutput(nn.Module):

@@ -3,7 +3,7 @@
 from numbers import Integral, Real
 
 from .modules import ACTIVATIONS
-from .saliency import NEEDS
+from .saliency import LOSSES, NEEDS
 
 
 def check_parameters(estimator):
@@ -19,6 +19,8 @@ def check_parameters(estimator):
     p = estimator.get_params(deep=False)
     check_prune_rate(p["prune_rate"])
     check_step(p["step"])
+    _count("n_recomputations", p["n_recomputations"], least=0)
+    check_trust_region(p["trust_region"], p["step"], p["saliency"])
     _choice("saliency", p["saliency"], NEEDS, "a callable(parameters, curvature)")
     _choice("curvature", p["curvature"], METHODS)
     _choice("keep_path", p["keep_path"], ("all", "last"))
@@ -65,6 +67,27 @@ def check_step(value):
             f"step={value!r} makes no progress or has no meaning; expected a float in (0, 1), the "
             "share of what is left that one iteration deletes, an int >= 1, their number, or None "
             "to delete all at once."
+        )
+
+
+def check_trust_region(value, step, saliency):
+    """None, or a float > 0, which needs a first step and a saliency that predicts the loss."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+        raise ValueError(
+            f"trust_region={value!r}; expected a float > 0, the error of the predicted increase "
+            "that is tolerated, as a share of the training loss, or None."
+        )
+    if step is None:
+        raise ValueError(
+            f"trust_region={value!r} changes the step from one iteration to the next, and "
+            "step=None deletes all at once. Give the first step, for instance step=0.2."
+        )
+    if saliency not in LOSSES:
+        raise ValueError(
+            f"trust_region={value!r} compares the predicted increase of the loss with the actual "
+            f"one, and saliency={saliency!r} predicts none. Use one of {', '.join(LOSSES)}."
         )
 
 

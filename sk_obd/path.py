@@ -1,17 +1,29 @@
 """The pruning path: what each deletion was predicted to cost, what it cost, what was left."""
 
+import copy
 import html
 
 import numpy as np
 import torch
+
+from .iteration import spread
+
+#: What a deletion did to the loss: NaN in the row of the dense network.
+INCREMENTS = (
+    "predicted_increase",
+    "actual_increase",
+    "first_order",
+    "diagonal",
+    "off_diagonal",
+    "higher_order",
+)
 
 #: A row an iteration; row 0 is the dense network.
 COLUMNS = (
     "n_params",
     "prune_rate",
     "n_deleted",
-    "predicted_increase",
-    "actual_increase",
+    *INCREMENTS,
     "loss",
     "train_score",
     "validation_score",
@@ -34,14 +46,18 @@ class PruningPath:
     n_deleted            deleted in this iteration
     predicted_increase   sum of their saliencies (NaN where the saliency is no loss)
     actual_increase      increase of the training loss by deleting them, before retraining
+    first_order          the four terms it is the sum of (see :func:`sk_obd.taylor_terms`): what
+    diagonal             the gradient says, the diagonal of the curvature in use, the rest of the
+    off_diagonal         exact second derivative, and all that is left. The last three are NaN
+    higher_order         where the saliency knows no curvature
     loss                 training loss after retraining
     train_score          score on the training rows
     validation_score     score on the validation rows (NaN without)
     n_epochs             epochs trained in this iteration
     gradient_norm        norm of the loss' gradient in the parameters alive
-    negative_curvature   share of h_kk < 0 among the prunable parameters alive (NaN where the
+    negative_curvature   share of h_kk < 0 among the trainable parameters alive (NaN where the
                          kind of curvature cannot be negative): at a minimum it is 0
-    fit_time             seconds
+    fit_time             seconds (in the run that computed it, where it comes from a cache)
     ==================== =====================================================================
 
     Attributes
@@ -62,6 +78,7 @@ class PruningPath:
     """
 
     def __init__(self, module, prunable, *, keep="all"):
+        self.module = module
         self.prunable = list(prunable)
         self.keep = keep
         self.kept = 0
@@ -90,30 +107,26 @@ class PruningPath:
         row = len(self.rows) if row is None else range(len(self.rows))[row]
         return {name: (at == 0) | (at > row) for name, at in self.deleted_at.items()}
 
-    def mark_deleted(self, gone):
-        """Note what the iteration that becomes the next row deletes."""
-        for name, chosen in gone.items():
-            self.deleted_at[name][chosen.cpu()] = len(self.rows)
-
-    def forget_unfinished(self):
-        """Forget what belongs to an iteration that never became a row."""
-        for at in self.deleted_at.values():
-            at[at >= len(self.rows)] = 0
-
-    def append(self, row, module, epochs, saliency, *, kept=True):
-        """Add a row, its network and its epochs.
-
-        `kept` says that the estimator would hold this network; `saliency` is kept with it.
-        """
-        i, masks = len(self.rows), self.masks()
+    def append(self, found, row, *, kept=True):
+        """Add an :class:`Iteration` as a row; `kept`: the estimator would hold its network."""
+        i = len(self.rows)
+        for name, chosen in found.gone.items():
+            self.deleted_at[name][chosen.cpu()] = i
         self.rows.append({column: row[column] for column in COLUMNS})
-        self.history += [{**epoch, "iteration": i} for epoch in epochs]
+        self.history += [{**epoch, "iteration": i} for epoch in found.epochs]
         if kept:
-            self.kept, self.saliency = i, saliency
+            self.kept, self.saliency = i, found.saliency
             if self.keep == "last":
                 self.networks.clear()
         if kept or self.keep == "all":
-            self.networks[i] = _snapshot(module, masks)
+            self.networks[i] = found.network
+
+    def saliencies(self):
+        """Saliencies of the network kept, 0 where deleted; None where they are not known."""
+        if self.saliency is None:
+            return None
+        masks = self.masks(self.kept)
+        return {name: spread(alive, masks[name]) for name, alive in self.saliency.items()}
 
     def ranking(self):
         """1 = alive at the kept row; larger = deleted earlier (as in scikit-learn's RFE)."""
@@ -125,7 +138,19 @@ class PruningPath:
     def load(self, row, module):
         """Put the parameters and buffers of a row's network into `module`, in place."""
         row = range(len(self.rows))[row]
-        _restore(module, self.networks[row], self.masks(row))
+        self.networks[row].load(module, self.masks(row))
+
+    def network(self, row):
+        """The module with the parameters of a row, a copy in eval mode.
+
+        Raises
+        ------
+        ValueError
+            If the network of that row was not kept; it lists the rows.
+        """
+        module = copy.deepcopy(self.module)
+        self.load(self.find(iteration=row), module)
+        return module.eval()
 
     def find(self, *, iteration=None, n_params=None, prune_rate=None):
         """The row asked for: that one, or the smallest network with at least that many parameters.
@@ -166,6 +191,7 @@ class PruningPath:
         """The path up to and with a row, as a new path that shares the networks' tensors."""
         new = object.__new__(PruningPath)
         new.prunable, new.n_prunable, new.keep = self.prunable, self.n_prunable, self.keep
+        new.module = self.module
         new.rows = self.rows[: row + 1]
         new.kept = row
         new.saliency = self.saliency if row == self.kept else None
@@ -191,6 +217,7 @@ class PruningPath:
                 f"estimator's net now has {shapes[1]}. Fit anew with warm_start=False."
             )
         self.prunable, self.n_prunable, self.keep = fresh.prunable, fresh.n_prunable, fresh.keep
+        self.module = fresh.module
         return self
 
     def to_frame(self):
@@ -258,23 +285,3 @@ def _cell(value):
     if isinstance(value, int):
         return f"{value:,}"
     return "" if np.isnan(value) else f"{value:.4g}"
-
-
-def _snapshot(module, masks):
-    """Parameters alive (each a vector) and buffers of `module`, copied."""
-    parameters = {
-        name: p.detach().cpu()[masks[name]].clone() for name, p in module.named_parameters()
-    }
-    buffers = {name: b.detach().cpu().clone() for name, b in module.named_buffers()}
-    return parameters, buffers
-
-
-@torch.no_grad()
-def _restore(module, network, masks):
-    parameters, buffers = network
-    for name, p in module.named_parameters():
-        dense = torch.zeros(p.shape, dtype=p.dtype)
-        dense[masks[name]] = parameters[name]
-        p.copy_(dense)
-    for name, b in module.named_buffers():
-        b.copy_(buffers[name])

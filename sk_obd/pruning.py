@@ -5,13 +5,18 @@ LeCun, Denker and Solla, Optimal Brain Damage, NIPS 1989, section 2.
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 
 from .isolation import seed_generators
+from .iteration import Iteration
 from .masks import count_alive, zero_deleted
+from .path import INCREMENTS
 from .saliency import LOSSES, NEEDS, lowest, saliencies
+from .schedule import advance, parts, schedule, target_total, trusted_step
+from .taylor import TaylorTerms, complete, known_terms
 from .training import train_round
 
 #: Kinds of curvature that can be negative.
@@ -26,6 +31,8 @@ class Recipe:
     step: float | int | None
     saliency: object
     curvature: str
+    n_recomputations: int
+    trust_region: float | None
     dense_epochs: int
     retrain_epochs: int
     max_loss_increase: float | None
@@ -34,55 +41,29 @@ class Recipe:
     tol: float
     seed: int
 
+    @property
+    def needs(self):
+        """What the saliency needs to know besides the parameters."""
+        return {"curvature"} if callable(self.saliency) else NEEDS[self.saliency]
 
-def schedule(n_prunable, prune_rate, step):
-    """Totals deleted after each iteration.
-
-    They depend on counts alone, so all folds of a cross-validation visit the same sizes, and a
-    run to 0.5 those of a run to 0.9 up to its own last.
-
-    Parameters
-    ----------
-    n_prunable : int
-    prune_rate : float in [0, 1) or int
-        Share (or number) of the prunable parameters deleted in the end.
-    step : float in (0, 1), int or None
-        Share of what is left (at least one parameter), or number, deleted in an iteration; None:
-        all at once.
-
-    Raises
-    ------
-    ValueError
-        If more is to be deleted than there is.
-
-    Examples
-    --------
-    >>> schedule(1000, 0.5, 0.2)
-    [200, 360, 488, 500]
-    >>> schedule(1000, 3, 1)
-    [1, 2, 3]
-    """
-    share = isinstance(prune_rate, float)
-    target = round(prune_rate * n_prunable) if share else int(prune_rate)
-    if target > n_prunable:
-        raise ValueError(
-            f"prune_rate={prune_rate} asks to delete {target} parameters; the network has "
-            f"{n_prunable} that may be deleted. Give a smaller number, or a share in [0, 1)."
-        )
-    totals, deleted = [], 0
-    while deleted < target:
-        if step is None:
-            deleted = target
-        elif isinstance(step, float):
-            deleted += max(1, round(step * (n_prunable - deleted)))
-        else:
-            deleted += int(step)
-        deleted = min(deleted, target)
-        totals.append(deleted)
-    return totals
+    def of_networks(self):
+        """The settings that a network depends on, once its number of parameters is given."""
+        names = ("saliency", "curvature", "n_recomputations", "dense_epochs", "retrain_epochs")
+        return {name: getattr(self, name) for name in (*names, "seed")}
 
 
-def prune(net, objective, path, recipe, *, evaluate, report):
+@dataclass(frozen=True)
+class Assessment:
+    """What is known of the parameters of a network: from it, the next deletion follows."""
+
+    saliency: dict  # 0 where deleted
+    gradient: dict
+    curvature: dict | None
+    gradient_norm: float
+    negative_curvature: float
+
+
+def prune(net, objective, path, recipe, *, evaluate, recall, report):
     """Follow the recipe, adding a row to `path` for each iteration.
 
     Parameters
@@ -96,94 +77,157 @@ def prune(net, objective, path, recipe, *, evaluate, report):
     recipe : Recipe
     evaluate : callable
         ``evaluate() -> (train_score, validation_score)`` of the net as it is.
+    recall : callable
+        ``recall(iteration, total, compute)`` is what ``compute()`` returns, now or in an earlier
+        run (:class:`sk_obd.memory.Finished`).
     report : callable
-        ``report(path)`` after each row.
+        ``report(path)`` after each row; True ends the iterations.
     """
-    totals = schedule(path.n_prunable, recipe.prune_rate, recipe.step)
-    done = path.n_deleted
-    # Grid points passed by an earlier call are not visited again, but keep their numbers.
-    todo = [(i, total) for i, total in enumerate(totals, start=1) if total > done]
-    if len(path) == 0:
-        todo.insert(0, (0, 0))
-    elif not todo:
-        todo = [(len(path), done)]
-    loss, saliency = None, None
-    if len(path):
-        # Going on, perhaps with other data: both belong to the data.
-        loss, saliency = objective.loss(), assess(objective, path, recipe, todo[0][0] - 1)[0]
-    for iteration, total in todo:
-        started = time.perf_counter()
-        seed_generators(recipe.seed, iteration)
-        row = {"predicted_increase": math.nan, "actual_increase": math.nan, "n_deleted": 0}
-        if len(path) and total > done:
-            row = delete(net.module_, objective, path, recipe, saliency, total - done, loss)
-        epochs = recipe.retrain_epochs if len(path) else recipe.dense_epochs
-        epochs = train_round(
-            net,
-            objective.X,
-            objective.targets,
-            epochs=epochs,
-            sample_weight=objective.sample_weight,
-            masks=path.masks(),
+    # Going on, perhaps with other data: the loss belongs to the data.
+    loss = objective.loss() if len(path) else None
+    assessments = {}
+    for iteration, total in iterations(path, recipe):
+        compute = partial(
+            iterate, net, objective, path, recipe, iteration, total, loss, assessments
         )
-        loss = objective.loss()
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"The training loss is {loss} after iteration {iteration}. Scale the input "
-                "(StandardScaler), or lower the learning rate."
-            )
-        saliency, norm, negative = assess(objective, path, recipe, iteration)
+        found = recall(iteration, total, compute)
+        found.restore(net, path)
         train_score, validation_score = evaluate()
-        row |= {
-            "n_params": count_alive(path.masks()),
-            "prune_rate": total / path.n_prunable,
-            "loss": loss,
-            "train_score": train_score,
-            "validation_score": validation_score,
-            "n_epochs": len(epochs),
-            "gradient_norm": norm,
-            "negative_curvature": negative,
-            "fit_time": time.perf_counter() - started,
-        }
+        row = found.row | {"train_score": train_score, "validation_score": validation_score}
         kept = acceptable(path, row, recipe)
-        path.append(row, net.module_, epochs, saliency, kept=kept)
-        done = total
-        report(path)
-        if not kept and stops(path, recipe):
+        path.append(found, row, kept=kept)
+        loss = row["loss"]
+        if report(path) or (not kept and stops(path, recipe)):
             break
 
 
-def delete(module, objective, path, recipe, saliency, n_delete, loss):
-    """Delete the `n_delete` parameters of lowest saliency; say what was predicted and came."""
-    gone = lowest(saliency, path.masks(), path.prunable, n_delete)
-    path.mark_deleted(gone)
-    zero_deleted(module, path.masks())
-    predicted = math.nan
-    if recipe.saliency in LOSSES:
-        predicted = sum(
-            float(saliency[name][chosen].double().sum()) for name, chosen in gone.items()
+def iterations(path, recipe):
+    """Yield (number, total deleted then) of every iteration to come, as the path grows."""
+    if len(path) == 0:
+        yield 0, 0
+        begun = False
+    else:
+        begun = True
+    target, done = target_total(path.n_prunable, recipe.prune_rate), path.n_deleted
+    if begun and done >= target:
+        yield len(path), done
+    elif recipe.trust_region is None:
+        totals = schedule(path.n_prunable, recipe.prune_rate, recipe.step)
+        # Grid points passed by an earlier call are not visited again, but keep their numbers.
+        yield from ((i, total) for i, total in enumerate(totals, start=1) if total > done)
+    else:
+        while path.n_deleted < target:
+            step = trusted_step(recipe.step, path.rows, recipe.trust_region)
+            yield len(path), min(target, advance(path.n_prunable, path.n_deleted, step))
+
+
+def count_iterations(path, recipe):
+    """How many iterations are to come; None where each depends on what the one before found."""
+    return None if recipe.trust_region is not None else len(list(iterations(path, recipe)))
+
+
+def iterate(net, objective, path, recipe, iteration, total, loss, assessments):
+    """One iteration: delete up to `total` parameters, train, measure.
+
+    Parameters
+    ----------
+    loss : float or None
+        Of the net as it is; None before the dense training.
+    assessments : dict
+        That of the net as it is, by the number of its iteration, if it was made in this run;
+        replaced by that of the net as it becomes.
+
+    Returns
+    -------
+    Iteration
+    """
+    started = time.perf_counter()
+    n_delete, masks = total - path.n_deleted, path.masks()
+    row, gone = dict.fromkeys(INCREMENTS, math.nan), {}
+    if n_delete:
+        assessment = assessments.pop(iteration - 1, None) or assess(
+            objective, masks, recipe, iteration - 1
         )
-    return {
+        predicted, terms, gone = delete(
+            objective, masks, path.prunable, recipe, assessment, n_delete, iteration, loss
+        )
+        row |= {"predicted_increase": predicted} | asdict(terms)
+        masks = without(masks, gone)
+    # The state at iteration i depends on nothing that was drawn before it.
+    seed_generators(recipe.seed, iteration)
+    epochs = train_round(
+        net,
+        objective.X,
+        objective.targets,
+        epochs=recipe.retrain_epochs if len(path) else recipe.dense_epochs,
+        sample_weight=objective.sample_weight,
+        masks=masks,
+    )
+    loss = objective.loss()
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The training loss is {loss} after iteration {iteration}. Scale the input "
+            "(StandardScaler), or lower the learning rate."
+        )
+    assessment = assessments[iteration] = assess(objective, masks, recipe, iteration)
+    row |= {
+        "n_params": count_alive(masks),
+        "prune_rate": total / path.n_prunable,
         "n_deleted": n_delete,
-        "predicted_increase": predicted,
-        "actual_increase": objective.loss() - loss,
+        "loss": loss,
+        "n_epochs": len(epochs),
+        "gradient_norm": assessment.gradient_norm,
+        "negative_curvature": assessment.negative_curvature,
+        "fit_time": time.perf_counter() - started,
     }
+    return Iteration.of(net, masks, row, gone, epochs, assessment.saliency)
 
 
-def assess(objective, path, recipe, iteration):
-    """Saliencies (0 where deleted), gradient norm and share of negative curvature."""
-    # What is drawn for them depends on the iteration alone, not on what training drew.
-    seed_generators(recipe.seed, iteration, 1)
+def delete(objective, masks, names, recipe, assessment, n_delete, iteration, loss):
+    """Delete the `n_delete` parameters of lowest saliency, in place.
+
+    Returns
+    -------
+    predicted : float
+        The sum of their saliencies; NaN where these are no losses.
+    terms : TaylorTerms
+        Where saliencies are recomputed on the way, sums over the parts.
+    gone : dict of bool tensors
+        What was deleted.
+    """
+    predicted = 0.0 if recipe.saliency in LOSSES else math.nan
+    terms, before = TaylorTerms(), masks
+    for part, n in enumerate(parts(n_delete, recipe.n_recomputations)):
+        if part:
+            assessment = assess(objective, masks, recipe, iteration, part)
+        gone = lowest(assessment.saliency, masks, names, n)
+        predicted += sum(float(assessment.saliency[k][m].double().sum()) for k, m in gone.items())
+        known = known_terms(objective, gone, assessment.gradient, assessment.curvature)
+        masks = without(masks, gone)
+        zero_deleted(objective.whole, masks)
+        after = objective.loss()
+        terms += complete(known, after - loss)
+        loss = after
+    return predicted, terms, {name: before[name] & ~masks[name] for name in names}
+
+
+def without(masks, gone):
+    """Masks less what is gone."""
+    return masks | {name: masks[name] & ~chosen for name, chosen in gone.items()}
+
+
+def assess(objective, masks, recipe, iteration, part=0):
+    """Saliencies, and what they rest on, of the network as it is."""
+    # What is drawn for them depends on the position alone, not on what training drew.
+    seed_generators(recipe.seed, iteration, 1 + part)
     parameters = {name: p.detach() for name, p in objective.parameters().items()}
-    masks = path.masks()
     masks = {name: masks[name].to(p.device) for name, p in parameters.items()}
-    needs = {"curvature"} if callable(recipe.saliency) else NEEDS[recipe.saliency]
-    h = objective.curvature(recipe.curvature) if "curvature" in needs else None
+    h = objective.curvature(recipe.curvature) if "curvature" in recipe.needs else None
     gradient = objective.gradient()
     norm = math.sqrt(sum(float(g[masks[k]].double().square().sum()) for k, g in gradient.items()))
     negative = math.nan
     if h is not None and recipe.curvature in SIGNED:
-        alive = torch.cat([h[name][masks[name]] for name in path.prunable])
+        alive = torch.cat([h[name][mask] for name, mask in masks.items()])
         negative = float((alive < 0).double().mean()) if len(alive) else math.nan
     found = saliencies(
         recipe.saliency,
@@ -192,7 +236,8 @@ def assess(objective, path, recipe, iteration):
         gradient=gradient,
         increase=lambda name: objective.increases(name, masks[name]),
     )
-    return {k: torch.where(masks[k], s, 0) for k, s in found.items()}, norm, negative
+    saliency = {k: torch.where(masks[k], s, 0) for k, s in found.items()}
+    return Assessment(saliency, gradient, h, norm, negative)
 
 
 def acceptable(path, row, recipe):

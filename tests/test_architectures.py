@@ -10,6 +10,7 @@ from torch import nn
 
 from sk_obd import OBDClassifier
 from sk_obd.curvature import dense_diagonal
+from sk_obd.path import INCREMENTS
 
 
 class Convolutional(nn.Module):
@@ -102,7 +103,7 @@ def test_every_number_of_the_path_is_finite(fitted):
     # Nothing is known of validation rows, nor of negative curvature where there can be none.
     unknown = {"validation_score", "negative_curvature"}
     for i, row in enumerate(fitted.path_):
-        increments = set() if i else {"predicted_increase", "actual_increase"}
+        increments = set() if i else set(INCREMENTS)
         for name in row.keys() - unknown - increments:
             assert np.isfinite(row[name]), (i, name)
 

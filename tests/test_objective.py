@@ -17,12 +17,12 @@ def objective(rng, *, net=None, weights=None, batch_size=4096, csr=False, dtype=
     torch.manual_seed(0)
     net = start(net or classifier_net(module__dtype=dtype, module__activation=nn.Tanh), X, y)
     data = sparse.csr_array(X) if csr else torch.tensor(X, dtype=dtype)
-    found = Objective(net, data, torch.tensor(y), weights, batch_size)
+    found = Objective.of_net(net, data, torch.tensor(y), weights, batch_size)
     return found, torch.tensor(X, dtype=dtype), torch.tensor(y)
 
 
 def by_hand(o, X, y, w):
-    losses = nn.functional.cross_entropy(o.net.module_(X), y, reduction="none")
+    losses = nn.functional.cross_entropy(o.whole(X), y, reduction="none")
     return (w * losses).sum() / w.sum()
 
 
@@ -34,7 +34,7 @@ def test_loss_gradient_and_curvature_are_those_of_the_weighted_mean(rng, csr, ba
     o, X, y = objective(rng, weights=w, batch_size=batch_size, csr=csr)
     w = torch.ones(23, dtype=torch.float64) if w is None else w
     assert o.loss() == pytest.approx(by_hand(o, X, y, w).item(), rel=1e-13)
-    parameters = dict(o.net.module_.named_parameters())
+    parameters = dict(o.whole.named_parameters())
     expected = torch.autograd.grad(by_hand(o, X, y, w), list(parameters.values()))
     for gradient, e in zip(o.gradient().values(), expected, strict=True):
         torch.testing.assert_close(gradient, e, rtol=1e-10, atol=1e-14)
@@ -47,11 +47,15 @@ def test_loss_gradient_and_curvature_are_those_of_the_weighted_mean(rng, csr, ba
             gradient[i, j], parameters["second.weight"], retain_graph=True
         )[0][i, j]
         assert h[i, j].item() == pytest.approx(second.item(), rel=1e-10)
+    v = torch.tensor(rng.normal(size=(3, 8)))
+    expected = torch.autograd.grad((gradient * v).sum(), list(parameters.values()))
+    for product, e in zip(o.product({"second.weight": v}).values(), expected, strict=True):
+        torch.testing.assert_close(product, e, rtol=1e-10, atol=1e-13)
 
 
 def test_increases_are_the_loss_with_each_parameter_removed(rng):
     o, X, y = objective(rng)
-    weight = o.net.module_.first.weight
+    weight = o.whole.first.weight
     before = weight.detach().clone()
     mask = torch.ones_like(weight, dtype=torch.bool)
     mask[0, 0] = False
@@ -59,17 +63,19 @@ def test_increases_are_the_loss_with_each_parameter_removed(rng):
     assert torch.equal(weight, before)
     assert found[0, 0] == 0
     with torch.no_grad():
-        base = nn.functional.cross_entropy(o.net.module_(X), y)
+        base = nn.functional.cross_entropy(o.whole(X), y)
         weight[3, 1] = 0
-        cut = nn.functional.cross_entropy(o.net.module_(X), y)
+        cut = nn.functional.cross_entropy(o.whole(X), y)
     assert found[3, 1].item() == pytest.approx((cut - base).item(), abs=1e-14)
 
 
 def test_a_float32_network_is_summed_in_float64(rng):
     """The mean of many equal losses has no error of its own."""
     o, X, y = objective(rng, dtype=torch.float32)
-    many = Objective(o.net, X[:1].repeat(100_000, 1), y[:1].repeat(100_000), None, 1000)
-    one = Objective(o.net, X[:1], y[:1])
+    many = Objective(
+        o.whole, o.criterion, X[:1].repeat(100_000, 1), y[:1].repeat(100_000), batch_size=1000
+    )
+    one = Objective(o.whole, o.criterion, X[:1], y[:1])
     assert many.loss() == pytest.approx(one.loss(), rel=1e-6)
 
 
@@ -79,7 +85,7 @@ def test_a_binary_nets_loss_is_that_of_its_flattened_output(rng, flat):
     y = torch.tensor(rng.integers(0, 2, 9), dtype=torch.float64)
     net = start(binary_net(module__dtype=torch.float64), X, y.numpy())
     tensor = torch.tensor(X)
-    found = Objective(net, tensor, y)
+    found = Objective.of_net(net, tensor, y)
     expected = nn.functional.binary_cross_entropy_with_logits(net.module_(tensor)[:, 0], y)
     assert found.loss() == pytest.approx(expected.item(), rel=1e-13)
     assert set(found.curvature("ggn")) == set(dict(net.module_.named_parameters()))
@@ -88,23 +94,23 @@ def test_a_binary_nets_loss_is_that_of_its_flattened_output(rng, flat):
 def test_of_several_outputs_the_first_counts(rng):
     net = classifier_net(TwoOutputs, module__dtype=torch.float64)
     o, X, y = objective(rng, net=net)
-    expected = nn.functional.cross_entropy(o.net.module_(X)[0], y)
+    expected = nn.functional.cross_entropy(o.whole(X)[0], y)
     assert o.loss() == pytest.approx(expected.item(), rel=1e-13)
-    assert set(o.curvature("ggn")) == set(dict(o.net.module_.named_parameters()))
+    assert set(o.curvature("ggn")) == set(dict(o.whole.named_parameters()))
 
 
 def test_the_modes_of_submodules_are_left_as_they_were(rng):
     o, *_ = objective(rng)
-    o.net.module_.train()
-    o.net.module_.second.eval()
+    o.whole.train()
+    o.whole.second.eval()
     o.loss(), o.gradient(), o.curvature("ggn")
-    assert o.net.module_.training
-    assert not o.net.module_.second.training
+    assert o.whole.training
+    assert not o.whole.second.training
 
 
 def test_a_regressors_several_targets_are_averaged(rng):
     X, Y = rng.normal(size=(9, 10)), torch.tensor(rng.normal(size=(9, 2)))
     net = start(regressor_net(module__n_out=2, module__dtype=torch.float64), X, Y.numpy())
-    found = Objective(net, torch.tensor(X), Y, torch.arange(1, 10, dtype=torch.float64))
+    found = Objective.of_net(net, torch.tensor(X), Y, torch.arange(1, 10, dtype=torch.float64))
     errors = ((net.module_(torch.tensor(X)) - Y) ** 2).mean(1).detach().numpy()
     assert found.loss() == pytest.approx(np.average(errors, weights=np.arange(1, 10)), rel=1e-12)

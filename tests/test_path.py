@@ -76,10 +76,12 @@ def test_a_row_that_is_not_there_is_an_error_that_lists_the_rows(fitted, asked, 
 
 
 def test_the_store_is_at_most_six_dense_networks(fitted):
+    path = fitted.path_
+    parts = [part for n in path.networks.values() for part in (n.parameters, n.buffers)]
     stored = sum(
         v.numel() * v.element_size()
-        for parameters, buffers in fitted.path_.networks.values()
-        for v in [*parameters.values(), *buffers.values()]
+        for part in [*parts, path.deleted_at, path.saliency]
+        for v in part.values()
     )
     dense = sum(p.numel() * p.element_size() for p in fitted.net_.module_.parameters())
     assert dense < stored <= 6 * dense
@@ -93,7 +95,9 @@ def test_it_pickles_and_shows_itself(fitted):
         torch.equal(a, b)
         for i in path.networks
         for a, b in zip(
-            path.networks[i][0].values(), fitted.path_.networks[i][0].values(), strict=True
+            path.networks[i].parameters.values(),
+            fitted.path_.networks[i].parameters.values(),
+            strict=True,
         )
     )
     assert repr(path) == f"PruningPath({len(path)} rows, 83 to 8 parameters)"

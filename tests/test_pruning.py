@@ -5,14 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from nets import classifier_net, regressor_net
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.curvature import METHODS
-from sk_obd.pruning import schedule
+from sk_obd.schedule import advance, trusted_step
 
 QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
 
@@ -21,27 +19,6 @@ def same_network(a, b, X):
     return all((a.mask_[k] == b.mask_[k]).all() for k in a.mask_) and np.array_equal(
         a.predict_proba(X), b.predict_proba(X)
     )
-
-
-@given(
-    n=st.integers(1, 10_000),
-    rate=st.floats(0, 0.999),
-    step=st.one_of(st.floats(0.01, 0.99), st.integers(1, 500), st.none()),
-)
-def test_a_schedule_rises_to_its_target(n, rate, step):
-    totals = schedule(n, rate, step)
-    assert all(a < b for a, b in zip([0, *totals], totals, strict=False))
-    assert (totals[-1] if totals else 0) == round(rate * n)
-
-
-@given(
-    n=st.integers(1, 10_000),
-    rates=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)).map(sorted),
-    step=st.one_of(st.floats(0.01, 0.99), st.integers(1, 500)),
-)
-def test_a_shorter_schedule_is_the_beginning_of_a_longer_one(n, rates, step):
-    short, long = (schedule(n, rate, step) for rate in rates)
-    assert short[:-1] == long[: max(0, len(short) - 1)]
 
 
 def test_a_fit_to_half_visits_the_networks_of_a_fit_to_nine_tenths(iris):
@@ -362,3 +339,48 @@ def test_the_users_net_is_never_changed(iris):
     OBDClassifier(net, retrain_epochs=1).fit(*iris)
     assert dict(vars(net)) == before
     assert not net.initialized_
+
+
+def test_recomputing_within_a_step_is_small_steps_without_training(iris):
+    """Three parts of one iteration, against three iterations that do not train."""
+    X, y = iris
+    net = classifier_net(module__dtype=torch.float64, max_epochs=30)
+    settings = {"saliency": "taylor", "retrain_epochs": 0, "random_state": 0}
+    once = OBDClassifier(net, prune_rate=30, step=30, n_recomputations=2, **settings).fit(X, y)
+    thrice = OBDClassifier(net, prune_rate=30, step=10, **settings).fit(X, y)
+    coarse = OBDClassifier(net, prune_rate=30, step=30, **settings).fit(X, y)
+    assert len(once.path_) == 2
+    assert same_network(once, thrice, X)
+    assert not same_network(once, coarse, X)
+    for column in ("predicted_increase", "actual_increase", "diagonal", "off_diagonal"):
+        total = sum(row[column] for row in thrice.path_.rows[1:])
+        assert once.path_[1][column] == pytest.approx(total, rel=1e-9, abs=1e-14)
+
+
+def test_a_trust_region_follows_its_rule_to_the_same_end(iris):
+    X, y = iris
+    fitted = OBDClassifier(prune_rate=0.9, step=0.05, trust_region=0.1, **QUICK).fit(X, y)
+    path = fitted.path_
+    for i in range(1, len(path)):
+        before = path.rows[:i]
+        deleted = sum(row["n_deleted"] for row in before)
+        expected = advance(path.n_prunable, deleted, trusted_step(0.05, before, 0.1))
+        total = min(expected, round(0.9 * path.n_prunable))
+        assert path[i]["n_deleted"] == total - deleted
+    assert path[-1]["n_params"] == path.n_prunable - round(0.9 * path.n_prunable)
+    assert len({row["n_deleted"] for row in path}) > 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trust_region": 0.0}, "trust_region=0.0; expected a float > 0"),
+        ({"trust_region": True}, "trust_region=True; expected a float > 0"),
+        ({"trust_region": 0.1, "step": None}, "step=None deletes all at once"),
+        ({"trust_region": 0.1, "saliency": "magnitude"}, "'magnitude' predicts none"),
+        ({"n_recomputations": -1}, "n_recomputations=-1; expected an int >= 0"),
+    ],
+)
+def test_settings_of_the_step_that_cannot_be_are_refused(settings, message, iris):
+    with pytest.raises(ValueError, match=message):
+        OBDClassifier(**settings).fit(*iris)

@@ -216,7 +216,7 @@ def judge(data, kind, seed, settings, folder):
     """All that one trained network says."""
     X, y, X_test, y_test = load(data, seed, folder)
     dense = train(kind, X, y, seed, settings["epochs"])
-    objective = Objective(dense.net_, torch.from_numpy(X), torch.from_numpy(y))
+    objective = Objective.of_net(dense.net_, torch.from_numpy(X), torch.from_numpy(y))
     labels = criteria(kind)
     chosen = some_parameters(objective, settings["deletions"], seed)
     increases = {name: objective.increases(name, mask) for name, mask in chosen.items()}

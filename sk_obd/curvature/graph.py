@@ -60,6 +60,9 @@ PIECEWISE_LINEAR = frozenset(
 )
 
 
+ONCE = ("torch::autograd::Error", "Error")
+
+
 def plain_name(node) -> str:
     """``"AddmmBackward0"`` -> ``"Addmm"``, ``"MaxPool2DWithIndicesBackward0"`` ->
     ``"MaxPoolWithIndices"``.
@@ -78,6 +81,22 @@ def nodes(start):
             if after is not None and after not in seen:
                 seen.add(after)
                 stack.append(after)
+
+
+def refuse_once_differentiable(tensors) -> None:
+    """RuntimeError where derivatives came from a function that can be differentiated once.
+
+    torch marks such a function's derivative by a node that raises when it is reached, but
+    ``autograd.grad`` does not reach it, and leaves its part out.
+    """
+    for tensor in tensors:
+        if tensor is None or tensor.grad_fn is None:
+            continue
+        if any(node.name() in ONCE for node in nodes(tensor.grad_fn)):
+            raise RuntimeError(
+                "the network holds a function marked once_differentiable, which has no second "
+                "derivative"
+            )
 
 
 def leaves(tensor: Tensor) -> dict[Tensor, int]:

@@ -12,6 +12,7 @@ from .boundary import (
     default_batch_size,
 )
 from .general import refuse_dependent_rows
+from .graph import refuse_once_differentiable
 from .losses import resolve
 from .problem import Problem
 
@@ -91,6 +92,7 @@ def product(
     value: Tensor, parameters: list[Tensor], given: list[Tensor]
 ) -> tuple[Tensor | None, ...]:
     slopes = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
+    refuse_once_differentiable(slopes)
     along = sum((s * v).sum() for s, v in zip(slopes, given, strict=True) if s is not None)
     if not isinstance(along, Tensor) or not along.requires_grad:
         return tuple(None for _ in parameters)
