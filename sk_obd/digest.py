@@ -118,7 +118,10 @@ class Walk:
 
     def instance(self, value):
         self.add(type(value))
-        if not hasattr(value, "__dict__"):
+        new = type(value).__new__
+        written_in_python = new is object.__new__ or isinstance(new, types.FunctionType)
+        if not (written_in_python and hasattr(value, "__dict__")):
+            # What it holds lies where nothing here can look.
             raise Unstable(f"{value!r} of type {type(value).__name__}")
         self.mapping(dict(sorted(vars(value).items())))
 

@@ -74,7 +74,7 @@ PARAMETERS = """
         data that can be separated leave no minimum, and saliencies mean little.
     keep_path : {{"all", "last"}}, default="all"
         Which networks of the path are kept: all, for :meth:`at`, or the fitted one.
-    memory : str or joblib.Memory, default=None
+    memory : str, path or joblib.Memory, default=None
         Where finished iterations are kept, as in scikit-learn's Pipeline. A fit that has the same
         data, network, settings and seed trains none of them again: a longer path goes on from a
         shorter one, and a run that was killed from its last finished iteration. Needs a fixed

@@ -5,6 +5,7 @@ trained, and the numbers of parameters deleted so far. A longer path so goes on 
 and a run that was killed from its last finished iteration.
 """
 
+import os
 import platform
 import warnings
 
@@ -28,7 +29,7 @@ class Finished:
 
     Parameters
     ----------
-    memory : None, str or joblib.Memory
+    memory : None, str, path or joblib.Memory
         None keeps nothing.
     key : str or None
         A digest of all that the path starts from; None keeps nothing.
@@ -38,6 +39,7 @@ class Finished:
         self.key = key
         self.call = finished
         if memory is not None and key is not None:
+            memory = os.fspath(memory) if isinstance(memory, os.PathLike) else memory
             self.call = check_memory(memory).cache(finished, ignore=["compute"])
 
     def __call__(self, iteration, total, compute):
