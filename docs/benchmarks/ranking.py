@@ -3,9 +3,8 @@
 Small networks are trained as the default one is: with weight decay, until the training loss stays.
 For each criterion: the rank correlation of its saliency with the true change of the training loss
 when that one parameter is deleted; the training loss after deleting 10, 30 and 50 % at once,
-without retraining; the test accuracy at the end of a retrained path to 2 %; and the time of one
-curvature, in gradient passes over the same rows. The settings are fixed beforehand; test rows are
-only scored.
+without retraining; and the test accuracy at the end of a retrained path to 2 %. The settings are
+fixed beforehand; test rows are only scored. What a curvature costs is measured by curvature.py.
 
     python docs/benchmarks/ranking.py --data FOLDER --cache ranking.jsonl \\
         --output docs/benchmarks/ranking.md
@@ -18,7 +17,6 @@ Statistical Learning (zip.train.gz, zip.test.gz), from LIBSVM's data sets, or by
 import argparse
 import copy
 import json
-import statistics
 import time
 from functools import partial
 from itertools import product
@@ -189,29 +187,6 @@ def end_of_path(dense, label, X, y, step, retrain_epochs):
     return pruned.fit(X, y)
 
 
-def passes(objective, methods, rounds=5):
-    """Time of each curvature in gradient passes: medians of runs taken in turn."""
-    parameters = list(objective.parameters().values())
-    batches = list(zip(objective.X.split(1024), objective.y.split(1024), strict=True))
-
-    def gradient():
-        # All rows at once would leave the cache, and make the curvature look cheap.
-        for X, y in batches:
-            loss = objective.net.criterion_(objective.module(X), y)
-            torch.autograd.grad(loss, parameters)
-
-    calls = {"gradient": gradient}
-    calls |= {method: partial(curvature, objective, method, seed=0) for method in methods}
-    taken = {name: [] for name in calls}
-    for name, call in list(calls.items()) * (rounds + 1):
-        started = time.perf_counter()
-        call()
-        taken[name].append(time.perf_counter() - started)
-    # The first of each is to warm up.
-    seconds = {name: statistics.median(times[1:]) for name, times in taken.items()}
-    return {method: seconds[method] / seconds["gradient"] for method in methods}
-
-
 def judge(data, kind, seed, settings, folder):
     """All that one trained network says."""
     X, y, X_test, y_test = load(data, seed, folder)
@@ -221,7 +196,6 @@ def judge(data, kind, seed, settings, folder):
     chosen = some_parameters(objective, settings["deletions"], seed)
     increases = {name: objective.increases(name, mask) for name, mask in chosen.items()}
     truth = at(increases, chosen)
-    cost = passes(objective, [label for label in labels if CRITERIA[label] == ("obd", label)])
     found = {}
     for label in labels:
         saliency = saliency_of(label, objective, seed)
@@ -230,7 +204,6 @@ def judge(data, kind, seed, settings, folder):
             "correlation": float(spearmanr(at(saliency, chosen), truth).statistic),
             "losses": [loss_without(objective, saliency, rate) for rate in AT_ONCE],
             "accuracy": pruned.score(X_test, y_test),
-            "passes": cost.get(label),
         }
     return {
         "n_params": [dense.n_params_, pruned.n_params_],
@@ -293,7 +266,6 @@ def section(results):
         accuracy = np.array([f["accuracy"] for f in ours])
         gap = accuracy - [f["ggn"]["accuracy"] for f in found]
         losses = np.mean([f["losses"] for f in ours], axis=0)
-        cost = [f["passes"] for f in ours if f["passes"]]
         rows.append(
             [
                 label,
@@ -301,12 +273,11 @@ def section(results):
                 *(f"{loss:.3f}" for loss in losses),
                 with_error(accuracy),
                 "" if label == "ggn" else with_error(gap, sign="+"),
-                f"{np.mean(cost):.1f}" if cost else "",
             ]
         )
     header = [
         *("", "rank correlation", *(f"loss, -{rate:.0%}" for rate in AT_ONCE)),
-        *(f"accuracy, {n_left} left", "minus ggn", "passes"),
+        *(f"accuracy, {n_left} left", "minus ggn"),
     ]
     dense = with_error([result["accuracy"] for result in results])
     loss, gains = (np.mean([result[key] for result in results]) for key in ("loss", "gains"))
@@ -336,9 +307,8 @@ def report(results, settings):
         "random. *Loss, -10 %*: training loss after deleting so many at once, without retraining. "
         f"*Accuracy*: on test rows, at the end of a path with step={settings['step']}; "
         f"epochs of retraining: {retraining}. *Minus ggn*: the same seeds, so the difference is "
-        "less noisy than the accuracies. *Passes*: time of one curvature in gradient passes over "
-        "the same rows (1024 at a time, one thread). With ReLU, hessian is ggn and recursion is "
-        "recursion-lm.",
+        "less noisy than the accuracies. With ReLU, hessian is ggn and recursion is recursion-lm. "
+        "What each costs is in curvature.md.",
         *(part for found in networks.values() for part in section(found)),
     ]
 
