@@ -1,4 +1,4 @@
-"""OBDClassifier and OBDRegressor."""
+"""OBDClassifier and OBDRegressor, and their function form, obd_path."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array
-from skorch import NeuralNetBinaryClassifier
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 
 from .base import BaseOBD
 from .docstrings import ATTRIBUTES, PARAMETERS
@@ -291,3 +291,57 @@ class OBDRegressor(RegressorMixin, BaseOBD):
         y = self._forward("predict", X)
         y = y.reshape(len(y), *self._y_mean.shape)
         return y * self._y_scale + self._y_mean
+
+
+def obd_path(
+    net, X, y, *, sample_weight=None, X_val=None, y_val=None, prune_rate=0.98, **parameters
+):
+    """Train, prune and retrain a network; the whole path, as ``lasso_path`` is to ``Lasso``.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNetClassifier, NeuralNetBinaryClassifier or NeuralNetRegressor
+        It is copied, as by the estimators.
+    X, y, sample_weight, X_val, y_val
+        As for :meth:`OBDClassifier.fit`; the path's validation scores are of (X_val, y_val).
+    prune_rate : float in [0, 1) or int, default=0.98
+        Where the path ends.
+    **parameters
+        Any other parameter of :class:`OBDClassifier` or :class:`OBDRegressor`.
+
+    Returns
+    -------
+    PruningPath
+
+    Raises
+    ------
+    TypeError
+        If `net` does not say whether it is a classifier or a regressor.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn.datasets import load_iris
+    >>> from skorch import NeuralNetClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = NeuralNetClassifier(
+    ...     torch.nn.Linear, module__in_features=4, module__out_features=3,
+    ...     criterion=torch.nn.CrossEntropyLoss, optimizer__weight_decay=1e-3, lr=0.1)
+    >>> path = obd_path(net, X, y, prune_rate=6, step=2, random_state=0)
+    >>> [row["n_params"] for row in path]
+    [15, 13, 11, 9]
+    >>> path.network(-1)
+    Linear(in_features=4, out_features=3, bias=True)
+    """
+    if isinstance(net, NeuralNetRegressor):
+        kind = OBDRegressor
+    elif isinstance(net, NeuralNetClassifier | NeuralNetBinaryClassifier):
+        kind = OBDClassifier
+    else:
+        raise TypeError(
+            f"net is a {type(net).__name__}; obd_path expects a skorch NeuralNetClassifier, "
+            "NeuralNetBinaryClassifier or NeuralNetRegressor. For another net, or the default "
+            "one, take OBDClassifier(...).fit(X, y).path_ or OBDRegressor's."
+        )
+    estimator = kind(net, prune_rate=prune_rate, **parameters)
+    return estimator.fit(X, y, sample_weight, X_val=X_val, y_val=y_val).path_

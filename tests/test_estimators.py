@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from nets import classifier_net
+from nets import classifier_net, regressor_net
 from sklearn.exceptions import NotFittedError
 
-from sk_obd import OBDClassifier, OBDRegressor
+from sk_obd import OBDClassifier, OBDRegressor, obd_path
 
 QUICK = {"hidden_layer_sizes": (8,), "max_epochs": 15, "retrain_epochs": 2, "random_state": 0}
 
@@ -210,3 +210,41 @@ def test_the_notebook_view_does_not_fail(iris):
     fitted = OBDClassifier(**QUICK).fit(*iris)
     assert "OBDClassifier" in fitted._repr_html_()
     assert "OBDClassifier" in repr(OBDClassifier(classifier_net()))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_the_function_form_gives_the_estimators_path(kind, iris, diabetes):
+    data, net, estimator = {
+        "classifier": (iris, classifier_net(), OBDClassifier),
+        "regressor": (diabetes, regressor_net(), OBDRegressor),
+    }[kind]
+    X, y = data
+    settings = {"prune_rate": 0.6, "step": 0.4, "retrain_epochs": 2, "random_state": 0}
+    path = obd_path(net, X, y, X_val=X[::3], y_val=y[::3], **settings)
+    expected = estimator(net, **settings).fit(X, y, X_val=X[::3], y_val=y[::3])
+    for row, other in zip(path, expected.path_, strict=True):
+        assert row | {"fit_time": 0} == pytest.approx(other | {"fit_time": 0}, nan_ok=True)
+    for i in range(len(path)):
+        for name, p in path.network(i).named_parameters():
+            mask = torch.from_numpy(expected.at(iteration=i).mask_[name])
+            assert torch.equal(p != 0, mask & (p != 0))
+            assert torch.equal(p, dict(expected.path_.network(i).named_parameters())[name])
+
+
+def test_the_function_form_needs_a_net_that_says_what_it_predicts(iris):
+    with pytest.raises(TypeError, match="NoneType; obd_path expects a skorch"):
+        obd_path(None, *iris)
+
+
+def test_a_network_of_the_path_is_a_copy_in_eval_mode(iris):
+    fitted = OBDClassifier(max_epochs=3, retrain_epochs=1, random_state=0).fit(*iris)
+    before = fitted.predict_proba(iris[0])
+    dense, last = fitted.path_.network(0), fitted.path_.network(-1)
+    assert not last.training
+    with torch.no_grad():
+        for p in last.parameters():
+            p.zero_()
+    np.testing.assert_array_equal(fitted.predict_proba(iris[0]), before)
+    assert sum(p.numel() for p in dense.parameters()) == fitted.path_[0]["n_params"]
+    with pytest.raises(ValueError, match="No kept row of the path fits iteration=99"):
+        fitted.path_.network(99)
