@@ -129,7 +129,7 @@ def train(kind, X, y, seed, epochs):
 
 
 def curvature(objective, method, seed):
-    module, criterion = objective.module, objective.net.criterion_
+    module, criterion = objective.module, objective.criterion
     return diagonal(module, criterion, objective.X, objective.y, method=method, random_state=seed)
 
 
@@ -162,7 +162,7 @@ def at(tensors, masks):
 
 def loss_without(objective, saliency, rate):
     """The training loss with the lowest saliencies deleted at once; the network stays as it is."""
-    module = objective.net.module_
+    module = objective.whole
     before = copy.deepcopy(module.state_dict())
     alive = all_alive(module)
     n = sum(mask.numel() for mask in alive.values())
