@@ -1,0 +1,455 @@
+"""OBDClassifierCV and OBDRegressorCV: the prune rate, chosen along one pruning path a fold."""
+
+import copy
+import math
+from numbers import Integral
+
+import numpy as np
+import sklearn
+from sklearn.metrics import check_scoring, get_scorer
+from sklearn.model_selection import KFold, check_cv
+
+# Private by its name, but a function of scikit-learn's documented API: any X, any kind of index.
+from sklearn.utils import _safe_indexing as part
+from sklearn.utils import check_random_state
+from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.parallel import Parallel, delayed
+
+from .data import check_weights
+from .docstrings import ATTRIBUTES, CV_ATTRIBUTES, cv_parameters
+from .estimators import CLASS_WEIGHT, OBDClassifier, OBDRegressor
+from .networks import check_net
+from .parameters import check_parameters
+
+RULES = ("best", "one_se")
+
+
+def choose(scores, rule):
+    """The row of the path to take: the smallest network that a rule allows.
+
+    Parameters
+    ----------
+    scores : array-like of shape (n_folds, n_rows)
+        Larger is better; networks get smaller from left to right.
+    rule : {"best", "one_se"}
+        "best": the highest mean over the folds. "one_se": a mean not below the highest one by
+        more than its standard error, ``std(ddof=1) / sqrt(n_folds)``.
+
+    Returns
+    -------
+    int
+        The last row that the rule allows. Means that differ by rounding alone are ties.
+
+    Raises
+    ------
+    ValueError
+        If every row has a NaN among its scores.
+
+    Examples
+    --------
+    >>> scores = [[0.90, 0.95, 0.92, 0.5], [0.92, 0.91, 0.93, 0.6]]
+    >>> choose(scores, "best"), choose(scores, "one_se")
+    (1, 2)
+    """
+    scores = np.asarray(scores, dtype=float)
+    # fsum: rows with the same scores in another order have exactly the same mean.
+    means = np.array([math.fsum(column) / len(column) for column in scores.T])
+    means[np.isnan(means)] = -np.inf
+    best = means.max()
+    if best == -np.inf:
+        raise ValueError(
+            "scoring returned NaN or -inf in some fold for every size of the network, so that "
+            "none can be chosen. Is it defined on every test fold (all classes there, enough rows)?"
+        )
+    allowed = 1e-12 * abs(best)
+    if rule == "one_se":
+        of_best = scores[:, np.flatnonzero(means >= best - allowed)[-1]]
+        allowed += of_best.std(ddof=1) / math.sqrt(len(of_best))
+    return int(np.flatnonzero(means >= best - allowed)[-1])
+
+
+def follow(plain, X, y, sample_weight, split, scorer, score_params, title):
+    """Fit the path of a fold; its rows, each with its score on the test rows."""
+    train, test = split
+    weights = None if sample_weight is None else sample_weight[train]
+    fitted = copy.copy(plain).fit(part(X, train), y[train], weights)
+    X_test, y_test = part(X, test), y[test]
+    score_params = {
+        name: part(value, test) if np.ndim(value) and len(value) == len(y) else value
+        for name, value in score_params.items()
+    }
+    rows = []
+    for i, row in enumerate(fitted.path_):
+        score = float(scorer(fitted.at(iteration=i), X_test, y_test, **score_params))
+        columns = ("n_params", "prune_rate", "n_deleted", "fit_time")
+        rows.append({name: row[name] for name in columns} | {"test_score": score})
+    if title:
+        print(
+            f"{title}: test score {rows[0]['test_score']:.4f} at {rows[0]['n_params']} parameters "
+            f"to {rows[-1]['test_score']:.4f} at {rows[-1]['n_params']}, "
+            f"{sum(row['fit_time'] for row in rows):.1f} s",
+            flush=True,
+        )
+    return rows
+
+
+def tabulate(folds):
+    """The rows of all folds as ``cv_results_``.
+
+    Raises
+    ------
+    ValueError
+        If the folds have visited different sizes.
+    """
+    sizes = [[row["n_params"] for row in rows] for rows in folds]
+    for i, found in enumerate(sizes):
+        if found != sizes[0]:
+            raise ValueError(
+                f"Fold {i} visited networks of {found} parameters, fold 0 of {sizes[0]}; their "
+                "scores cannot be averaged. Does a callback of the net size it by the rows or "
+                "classes it sees? Give the sizes as net__module__..., or stratify cv."
+            )
+    results = {
+        name: np.array([row[name] for row in folds[0]]) for name in ("n_params", "prune_rate")
+    }
+    for name in ("test_score", "fit_time"):
+        values = np.array([[row[name] for row in rows] for rows in folds])
+        results |= {f"mean_{name}": values.mean(axis=0), f"std_{name}": values.std(axis=0)}
+        results |= {f"split{i}_{name}": of_fold for i, of_fold in enumerate(values)}
+    return results
+
+
+class Unweighted:
+    """A scorer that leaves the weights aside: the user's has not requested them."""
+
+    def __init__(self, scorer):
+        self.scorer = scorer
+
+    def __call__(self, estimator, X, y, sample_weight=None):
+        return self.scorer(estimator, X, y)
+
+
+class BaseOBDCV:
+    """What the CV classes add to the plain ones, of which they are subclasses."""
+
+    _plain_class = None
+
+    # The splitter asks for groups, not the estimator, as in scikit-learn's searches.
+    __metadata_request__fit = {"groups": UNUSED}  # noqa: RUF012
+
+    def fit(self, X, y, sample_weight=None, *, groups=None, **params):
+        """Follow a path in every fold, choose the size, and fit all rows to it.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels, or values (several only for the regressor).
+        sample_weight : array-like of shape (n_samples,), default=None
+            Enter the loss, the curvature and the scores. With metadata routing enabled they
+            enter the scores where `scoring` is None or has requested them.
+        groups : array-like of shape (n_samples,), default=None
+            For a splitter that keeps groups together.
+        **params : dict
+            What else the splitter or the scorer has requested (only with metadata routing
+            enabled).
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            For bad input, as the plain estimator; if folds visit different sizes; if some score
+            of every size is NaN.
+        KeyboardInterrupt
+            After Ctrl-C. In the final fit the estimator keeps the last good network.
+        """
+        plain = self._plain()
+        self._check_own_parameters(plain)
+        X_checked, y = self._check_X_y(X, y, reset=True)
+        # Column names reach the folds; anything else goes as validated.
+        X = X if hasattr(self, "feature_names_in_") else X_checked
+        weights = check_weights(sample_weight, len(y))
+        self._learn_from_all(plain, y, weights)
+        routed = self._route(weights, groups, params)
+        folds = self._follow_paths(plain, X, y, weights, routed)
+        results = tabulate(folds)
+        chosen = choose([[row["test_score"] for row in rows] for rows in folds], self.rule)
+        if self.verbose:
+            print(
+                f"[{type(self).__name__}] chosen: {results['n_params'][chosen]} of "
+                f"{results['n_params'][0]} parameters, mean test score "
+                f"{results['mean_test_score'][chosen]:.4f}",
+                flush=True,
+            )
+        weighed = weights is None or "sample_weight" in routed["scorer"]["score"]
+        final = self._plain(
+            # As a number of parameters it stops at the very row that the folds visited.
+            prune_rate=sum(row["n_deleted"] for row in folds[0][: chosen + 1]),
+            scoring=self.scoring if weighed else Unweighted(self._scorer()),
+            random_state=plain.random_state,
+        )
+        try:
+            final.fit(X, y, weights)
+        finally:
+            if hasattr(final, "path_"):
+                self._adopt(final)
+                self.cv_results_ = results
+                self.best_index_ = chosen
+                self.best_score_ = float(results["mean_test_score"][chosen])
+                self.prune_rate_ = float(results["prune_rate"][chosen])
+        return self
+
+    def get_metadata_routing(self):
+        """How metadata given to ``fit`` reach the splitter and the scorer.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRouter
+        """
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)
+            .add(
+                # An iterable of splits asks for nothing, and may be one that is used up.
+                splitter=self.cv if hasattr(self.cv, "split") else KFold(),
+                method_mapping=MethodMapping().add(caller="fit", callee="split"),
+            )
+            .add(
+                scorer=self._scorer(),
+                method_mapping=MethodMapping().add(caller="fit", callee="score"),
+            )
+        )
+
+    # -- the steps of fit ----------------------------------------------------------------------
+
+    def _plain(self, **changes):
+        """The plain estimator with the parameters that this one has, and some changed."""
+        own = self.get_params(deep=False)
+        shared = [name for name in self._plain_class().get_params(deep=False) if name in own]
+        return self._plain_class(**({name: own[name] for name in shared} | changes))
+
+    def _check_own_parameters(self, plain):
+        check_parameters(plain)
+        if self.net is not None:
+            check_net(self.net, self._kind, type(self).__name__)
+        if self.rule not in RULES:
+            raise ValueError(f"rule={self.rule!r}; expected 'best' or 'one_se'.")
+        if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
+            raise TypeError(
+                f"scoring={self.scoring!r} is a {type(self.scoring).__name__}; expected one "
+                "scorer: a str, a callable(estimator, X, y), or None."
+            )
+        # The folds and the final fit start from one seed, so an int means the same as in a search.
+        if not isinstance(self.random_state, Integral):
+            plain.random_state = int(
+                check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+            )
+
+    def _learn_from_all(self, plain, y, weights):
+        """Tell the folds' estimator what is to be known of the whole y."""
+
+    def _route(self, weights, groups, params):
+        """What splitter and scorer are given."""
+        given = {"sample_weight": weights, "groups": groups}
+        given = {name: value for name, value in given.items() if value is not None}
+        if sklearn.get_config()["enable_metadata_routing"]:
+            return process_routing(self, "fit", **given, **params)
+        if params:
+            raise ValueError(
+                f"{type(self).__name__}.fit was given {', '.join(params)}; it passes such "
+                "metadata on only with sklearn.set_config(enable_metadata_routing=True)."
+            )
+        return {
+            "scorer": {"score": {k: v for k, v in given.items() if k == "sample_weight"}},
+            "splitter": {"split": {k: v for k, v in given.items() if k == "groups"}},
+        }
+
+    def _scorer(self):
+        if self.scoring is not None:
+            return check_scoring(self, scoring=self.scoring)
+        scorer = get_scorer("accuracy" if self._kind == "classifier" else "r2")
+        if sklearn.get_config()["enable_metadata_routing"]:
+            # There is no scorer of the user's to request the weights.
+            scorer.set_score_request(sample_weight=True)
+        return scorer
+
+    def _follow_paths(self, plain, X, y, weights, routed):
+        """The rows of one path a fold."""
+        splitter = check_cv(self.cv, y, classifier=self._kind == "classifier")
+        splits = list(splitter.split(X, y, **routed["splitter"]["split"]))
+        if len(splits) < (2 if self.rule == "one_se" else 1):
+            raise ValueError(
+                f"cv gives {len(splits)} folds; rule={self.rule!r} needs at least "
+                f"{2 if self.rule == 'one_se' else 1}."
+            )
+        plain.set_params(verbose=max(0, int(self.verbose) - 1), scoring=None, keep_path="all")
+        scorer, score_params = self._scorer(), routed["scorer"]["score"]
+        title = f"[{type(self).__name__}] fold {{}} of {len(splits)}" if self.verbose else ""
+        return Parallel(n_jobs=self.n_jobs)(
+            delayed(follow)(plain, X, y, weights, split, scorer, score_params, title.format(i))
+            for i, split in enumerate(splits, start=1)
+        )
+
+    def _adopt(self, final):
+        """Take over what the final fit has learnt."""
+        self._set_saliencies(None)  # those of an earlier fit
+        parameters = final.get_params(deep=False)
+        vars(self).update({k: v for k, v in vars(final).items() if k not in parameters})
+
+
+class OBDClassifierCV(BaseOBDCV, OBDClassifier):
+    __doc__ = f"""An :class:`OBDClassifier` whose prune rate is chosen by cross-validation.
+
+    Follows one pruning path a fold, to its end, and scores every network of it on the fold's test
+    rows. The size with the best mean score is then fitted to all rows. A grid search over
+    `prune_rate` would train every network of every fold anew, for the same scores.
+    {cv_parameters(stratified=", stratified for int", class_weight=CLASS_WEIGHT)}
+    Attributes
+    ----------{CV_ATTRIBUTES}
+    classes_ : array of shape (n_classes,)
+        Of the whole y; every fold uses them.{ATTRIBUTES}
+    See Also
+    --------
+    OBDClassifier : To a prune rate that you give.
+    sklearn.feature_selection.RFECV : The same idea for features.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_obd import OBDClassifierCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = OBDClassifierCV(cv=3, rule="one_se", random_state=0).fit(X, y)
+    >>> clf.cv_results_["n_params"][clf.best_index_] == clf.n_params_
+    True
+    >>> clf.score(X, y) > 0.95
+    True
+    """
+
+    _plain_class = OBDClassifier
+
+    def __init__(
+        self,
+        net=None,
+        *,
+        prune_rate=0.98,
+        step=0.2,
+        cv=None,
+        scoring=None,
+        rule="best",
+        n_jobs=None,
+        saliency="obd",
+        curvature="ggn",
+        prunable=None,
+        retrain_epochs=20,
+        class_weight=None,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        learning_rate_init=3e-3,
+        batch_size="auto",
+        max_epochs=200,
+        weight_decay="auto",
+        keep_path="all",
+        random_state=None,
+        verbose=0,
+    ):
+        self.net = net
+        self.prune_rate = prune_rate
+        self.step = step
+        self.cv = cv
+        self.scoring = scoring
+        self.rule = rule
+        self.n_jobs = n_jobs
+        self.saliency = saliency
+        self.curvature = curvature
+        self.prunable = prunable
+        self.retrain_epochs = retrain_epochs
+        self.class_weight = class_weight
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.weight_decay = weight_decay
+        self.keep_path = keep_path
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _learn_from_all(self, plain, y, weights):
+        plain._classes = np.unique(y)
+
+
+class OBDRegressorCV(BaseOBDCV, OBDRegressor):
+    __doc__ = f"""An :class:`OBDRegressor` whose prune rate is chosen by cross-validation.
+
+    Follows one pruning path a fold, to its end, and scores every network of it on the fold's test
+    rows. The size with the best mean score is then fitted to all rows. A grid search over
+    `prune_rate` would train every network of every fold anew, for the same scores.
+    {cv_parameters(stratified="", class_weight="")}
+    Attributes
+    ----------{CV_ATTRIBUTES}{ATTRIBUTES}
+    See Also
+    --------
+    OBDRegressor : To a prune rate that you give.
+    sklearn.feature_selection.RFECV : The same idea for features.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sk_obd import OBDRegressorCV
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> reg = OBDRegressorCV(cv=3, random_state=0).fit(X, y)
+    >>> reg.cv_results_["n_params"][reg.best_index_] == reg.n_params_
+    True
+    >>> reg.best_score_ > 0.4
+    True
+    """
+
+    _plain_class = OBDRegressor
+
+    def __init__(
+        self,
+        net=None,
+        *,
+        prune_rate=0.98,
+        step=0.2,
+        cv=None,
+        scoring=None,
+        rule="best",
+        n_jobs=None,
+        saliency="obd",
+        curvature="ggn",
+        prunable=None,
+        retrain_epochs=20,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        learning_rate_init=3e-3,
+        batch_size="auto",
+        max_epochs=200,
+        weight_decay="auto",
+        keep_path="all",
+        random_state=None,
+        verbose=0,
+    ):
+        self.net = net
+        self.prune_rate = prune_rate
+        self.step = step
+        self.cv = cv
+        self.scoring = scoring
+        self.rule = rule
+        self.n_jobs = n_jobs
+        self.saliency = saliency
+        self.curvature = curvature
+        self.prunable = prunable
+        self.retrain_epochs = retrain_epochs
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.weight_decay = weight_decay
+        self.keep_path = keep_path
+        self.random_state = random_state
+        self.verbose = verbose
