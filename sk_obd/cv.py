@@ -166,8 +166,12 @@ class BaseOBDCV:
         KeyboardInterrupt
             After Ctrl-C. In the final fit the estimator keeps the last good network.
         """
-        plain = self._plain()
-        self._check_own_parameters(plain)
+        self._check_own_parameters()
+        # One seed for the folds and the final fit; an int means the same as in a grid search.
+        seed = self.random_state
+        if not isinstance(seed, Integral):
+            seed = int(check_random_state(seed).randint(np.iinfo(np.int32).max))
+        plain = self._plain(random_state=seed)
         X_checked, y = self._check_X_y(X, y, reset=True)
         # Column names reach the folds; anything else goes as validated.
         X = X if hasattr(self, "feature_names_in_") else X_checked
@@ -189,7 +193,7 @@ class BaseOBDCV:
             # As a number of parameters it stops at the very row that the folds visited.
             prune_rate=sum(row["n_deleted"] for row in folds[0][: chosen + 1]),
             scoring=self.scoring if weighed else Unweighted(self._scorer()),
-            random_state=plain.random_state,
+            random_state=seed,
         )
         try:
             final.fit(X, y, weights)
@@ -231,8 +235,8 @@ class BaseOBDCV:
         shared = [name for name in self._plain_class().get_params(deep=False) if name in own]
         return self._plain_class(**({name: own[name] for name in shared} | changes))
 
-    def _check_own_parameters(self, plain):
-        check_parameters(plain)
+    def _check_own_parameters(self):
+        check_parameters(self._plain())
         if self.net is not None:
             check_net(self.net, self._kind, type(self).__name__)
         if self.rule not in RULES:
@@ -241,11 +245,6 @@ class BaseOBDCV:
             raise TypeError(
                 f"scoring={self.scoring!r} is a {type(self.scoring).__name__}; expected one "
                 "scorer: a str, a callable(estimator, X, y), or None."
-            )
-        # The folds and the final fit start from one seed, so an int means the same as in a search.
-        if not isinstance(self.random_state, Integral):
-            plain.random_state = int(
-                check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
             )
 
     def _learn_from_all(self, plain, y, weights):
