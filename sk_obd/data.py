@@ -52,7 +52,7 @@ def check_weights(sample_weight, n_rows):
     return weights
 
 
-def as_kwarg(weights, rows):
+def as_kwarg(weights, rows=slice(None)):
     """What a scorer is given for the weights of some rows."""
     return {} if weights is None else {"sample_weight": weights[rows]}
 

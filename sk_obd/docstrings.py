@@ -1,5 +1,7 @@
 """The part of the docstrings that the classifier and the regressor share."""
 
+import re
+
 PARAMETERS = """
     Parameters
     ----------
@@ -111,3 +113,61 @@ ATTRIBUTES = """
     feature_names_in_ : array of str
         Where X had column names.
 """
+
+#: The entries that the CV classes have of their own, or word in another way.
+CV_PARAMETERS = """
+    prune_rate : float in [0, 1) or int, default=0.98
+        Where the paths end: share (or number) of the prunable parameters deleted at most.
+    cv : int, splitter or iterable, default=None
+        The folds{stratified}; None: 5. Stop rules, and whatever else makes sizes depend on data,
+        are no parameters here: all folds visit the same sizes.
+    scoring : str or callable, default=None
+        What is maximised; None: accuracy, or R². (The method ``score`` stays that of the plain
+        estimator.)
+    rule : {{"best", "one_se"}}, default="best"
+        "best": the size with the highest mean score, the smallest of equals. "one_se": the
+        smallest size whose mean is within one standard error of the highest,
+        ``std(ddof=1) / sqrt(n_folds)``.
+    n_jobs : int, default=None
+        Folds at a time, through joblib: processes here, or the workers of
+        ``joblib.parallel_config("dask")``.
+    keep_path : {{"all", "last"}}, default="all"
+        Which networks of the final fit's path are kept: all, for :meth:`at`, or the fitted one.
+    random_state : int, RandomState or None, default=None
+        Seeds initialisation and batches, in all folds and the final fit alike, so that a grid
+        search with this int meets the same networks.
+    verbose : int, default=0
+        1 prints a line a fold and for every iteration of the final fit; 2 also for those of the
+        folds.
+"""
+
+CV_ATTRIBUTES = """
+    cv_results_ : dict of arrays of shape (n_iter_to_the_end + 1,)
+        Rows as on the path, the dense network first: ``n_params``, ``prune_rate``,
+        ``mean_test_score``, ``std_test_score`` (over the folds), ``split0_test_score``, ..., and
+        the same of ``fit_time``, the seconds of the iteration.
+    best_index_ : int
+        The row chosen.
+    best_score_ : float
+        Its mean score.
+    prune_rate_ : float
+        Its share of deleted parameters."""
+
+
+def entries(text):
+    """The entries of a numpydoc section, by name: ``{name: lines}``."""
+    found = re.split(r"^    (?=\w+(?:, \w+)* : )", text, flags=re.MULTILINE)[1:]
+    return {entry.split(" : ")[0]: "    " + entry.rstrip() + "\n" for entry in found}
+
+
+def cv_parameters(*, stratified, class_weight):
+    """The CV classes' section: the plain estimators' entries, less the stop rules."""
+    plain = entries(PARAMETERS.format(stratified="", class_weight=class_weight))
+    own = entries(CV_PARAMETERS.format(stratified=stratified))
+    for name in ("max_loss_increase", "early_stopping", "n_iter_no_change", "tol"):
+        del plain[name]
+    for name in ("validation_fraction", "warm_start", "scoring", "trust_region"):
+        del plain[name]
+    first = {name: plain.pop(name) for name in ("net", "prune_rate", "step", "n_recomputations")}
+    first |= {name: own[name] for name in ("prune_rate", "cv", "scoring", "rule", "n_jobs")}
+    return "\n    Parameters\n    ----------\n" + "".join((first | plain | own).values())

@@ -60,6 +60,7 @@ class OBDClassifier(ClassifierMixin, BaseOBD):
     """
 
     _kind = "classifier"
+    _classes = None  # all classes, where y may lack some (a fold's rows); None: those of y
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class OBDClassifier(ClassifierMixin, BaseOBD):
                 f"{unknown} as well. Fit anew with warm_start=False."
             )
         if not resume:
-            self.classes_ = classes
+            self.classes_ = classes if self._classes is None else self._classes
         weights = sample_weight
         if self.class_weight is not None:
             balance = compute_sample_weight(self.class_weight, y_train)

@@ -5,9 +5,11 @@ estimator, or on a search around it, shows the iterations; a callback whose ``on
 returns True ends them.
 """
 
+from contextlib import contextmanager
+
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 
-__all__ = ["CallbackSupportMixin", "FitTasks", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "FitTasks", "SearchTasks", "with_callbacks"]
 
 
 class FitTasks:
@@ -45,3 +47,45 @@ class FitTasks:
 
     def end(self):
         self.fit.call_on_fit_task_end(reconstruction_attributes=self.fitted_attributes, **self.data)
+
+
+class SearchTasks:
+    """The tasks of a cross-validated fit: a fold each, and the final fit.
+
+    Parameters
+    ----------
+    estimator, X, y, metadata
+        As for :class:`FitTasks`.
+    n_folds : int
+    """
+
+    def __init__(self, estimator, n_folds, X, y, metadata):
+        self.data = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        self.fit = estimator._init_callback_context(max_subtasks=n_folds + 1)
+        self.fit.call_on_fit_task_begin(**self.data)
+
+    def fold(self):
+        """The task of the next fold, which may be carried out in another process."""
+        return Subtask(self.fit.subcontext(task_name="fold"), self.data["estimator"])
+
+    def final(self, fitted):
+        return Subtask(self.fit.subcontext(task_name="final fit"), self.data["estimator"])(fitted)
+
+    def end(self):
+        self.fit.call_on_fit_task_end(**self.data)
+
+
+class Subtask:
+    """A task that is the fit of another estimator, to which callbacks are passed on."""
+
+    def __init__(self, context, owner):
+        self.context = context
+        self.owner = owner
+
+    @contextmanager
+    def __call__(self, fitted):
+        """While `fitted` is fitted."""
+        with self.context.propagate_callback_context(fitted):
+            self.context.call_on_fit_task_begin(estimator=self.owner)
+            yield
+            self.context.call_on_fit_task_end(estimator=self.owner)

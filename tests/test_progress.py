@@ -8,7 +8,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sk_obd import OBDClassifier
+from sk_obd import OBDClassifier, OBDClassifierCV
 
 QUICK = {"hidden_layer_sizes": (8,), "max_epochs": 5, "retrain_epochs": 1, "random_state": 0}
 
@@ -89,6 +89,19 @@ def test_a_progress_bar_runs_also_through_a_search(iris, trust_region, capsys):
     shown = capsys.readouterr().out
     assert "OBDClassifier - fit" in shown
     assert search.best_score_ > 0
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_the_folds_of_a_cross_validated_path_are_told_of(iris, n_jobs, capsys):
+    X, y = iris
+    bar = ProgressBar(max_propagation_depth=None)
+    clf = OBDClassifierCV(cv=2, step=0.6, n_jobs=n_jobs, **QUICK)
+    told = clone(clf).set_callbacks(bar).fit(X, y)
+    shown = capsys.readouterr().out
+    assert "OBDClassifierCV - fit" in shown
+    assert "final fit" in shown
+    assert "fold" in shown
+    np.testing.assert_array_equal(told.predict_proba(X), clf.fit(X, y).predict_proba(X))
 
 
 def test_scikit_learns_scoring_monitor_sees_every_network(iris):

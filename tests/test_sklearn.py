@@ -1,6 +1,11 @@
-"""scikit-learn's own checks, every one of them, and its tools on real data."""
+"""scikit-learn's own checks, every one of them, and its tools on real data.
+
+A check fits several times, and a CV class trains a path a fold in each: here they take short paths;
+with the environment variable FULL_CHECKS=1 (set by ``.ci/run full``) their defaults too.
+"""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -27,7 +32,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
-from sk_obd import OBDClassifier, OBDRegressor
+from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
 
 
 def full_batch(net_class, criterion):
@@ -45,6 +50,15 @@ def full_batch(net_class, criterion):
     )
 
 
+SHORT = {
+    "cv": 2,
+    "prune_rate": 0.9,
+    "step": 0.7,
+    "max_epochs": 60,
+    "retrain_epochs": 2,
+    "hidden_layer_sizes": (20,),
+    "learning_rate_init": 1e-2,
+}
 ESTIMATORS = {
     "classifier": OBDClassifier(),
     "regressor": OBDRegressor(),
@@ -52,7 +66,14 @@ ESTIMATORS = {
     "regressor to 0.8": OBDRegressor(prune_rate=0.8),
     "classifier net": OBDClassifier(full_batch(NeuralNetClassifier, nn.CrossEntropyLoss)),
     "regressor net": OBDRegressor(full_batch(NeuralNetRegressor, nn.MSELoss)),
+    "classifier CV": OBDClassifierCV(**SHORT),
+    "regressor CV": OBDRegressorCV(**SHORT),
 }
+if os.environ.get("FULL_CHECKS"):
+    ESTIMATORS |= {
+        "classifier CV, defaults": OBDClassifierCV(),
+        "regressor CV, defaults": OBDRegressorCV(),
+    }
 
 
 def every_check():
