@@ -72,9 +72,7 @@ class BaseOBDCV:
         self._learn_from_all(plain, y, weights)
         routed = self._route(weights, groups, params)
         splits = self._splits(X, y, routed["splitter"]["split"])
-        tasks = SearchTasks(
-            self, len(splits), X, y, None if weights is None else {"sample_weight": weights}
-        )
+        tasks = SearchTasks(self, len(splits), X, y, as_kwarg(weights))
         folds = self._follow_paths(plain, X, y, weights, splits, routed["scorer"]["score"], tasks)
         results = tabulate(folds)
         chosen = choose([[row["test_score"] for row in rows] for rows in folds], self.rule)
