@@ -12,7 +12,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.history import History
 
-from . import inputs
+from . import inputs, saving
 from .data import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
 from .isolation import isolated_generators, one_thread, seed_generators
 from .masks import count_alive, prunable_names
@@ -117,6 +117,18 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         raise NotImplementedError
 
     def _n_outputs(self):
+        raise NotImplementedError
+
+    def _some_targets(self):
+        """Two encoded targets, for callbacks that size the module by them."""
+        raise NotImplementedError
+
+    def _learnt_of_targets(self):
+        """What `_learn_targets` has learnt, a dict of arrays."""
+        raise NotImplementedError
+
+    def _restore_targets(self, learnt):
+        """Put back what `_learnt_of_targets` gave."""
         raise NotImplementedError
 
     # -- scikit-learn's plumbing ---------------------------------------------------------------
@@ -464,3 +476,69 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         fitted = copy.copy(self)
         fitted._settle(duplicate(net), path.cut(row))
         return fitted
+
+    def save_params(self, path):
+        """Save the fitted network to a file, without pickle.
+
+        A safetensors file: the values of what is alive, the masks as compressed bits, the
+        buffers, the classes (or the scale of y), the path's table, and a JSON header. The
+        module's code, ``saliencies_``, ``ranking_`` and the networks of other rows are not in it.
+
+        Parameters
+        ----------
+        path : str or path
+            Replaced if it is there; complete, or left as it was.
+
+        Raises
+        ------
+        ImportError
+            Without safetensors (``pip install 'sk_obd[save]'``).
+        ValueError
+            If the class labels are neither numbers nor text.
+        """
+        check_is_fitted(self, "net_")
+        saving.save(self, path)
+
+    def load_params(self, path):
+        """Become fitted by a file of :meth:`save_params`; loading runs no code from it.
+
+        Parameters
+        ----------
+        path : str or path
+
+        Returns
+        -------
+        self
+            Fitted as at the time of saving, but for ``saliencies_``, ``feature_importances_``
+            and ``ranking_``, which would need the data or are not in the file.
+
+        Raises
+        ------
+        ImportError
+            Without safetensors.
+        ValueError
+            If the file is damaged or foreign, or was saved with another net, naming what
+            differs; the estimator is left as it was.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from sklearn.datasets import load_iris
+        >>> from sk_obd import OBDClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = OBDClassifier(max_epochs=20, retrain_epochs=2, random_state=0).fit(X, y)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     clf.save_params(os.path.join(folder, "iris.safetensors"))
+        ...     copy = OBDClassifier().load_params(os.path.join(folder, "iris.safetensors"))
+        >>> bool((copy.predict(X) == clf.predict(X)).all()), copy.n_params_ == clf.n_params_
+        (True, True)
+        """
+        saving.load(self, path)
+        return self
+
+    def _net_for_loading(self, dtype):
+        """The net as it starts, for as many features and outputs as are known, without data."""
+        X = np.broadcast_to(np.zeros(1, dtype=dtype), (2, self.n_features_in_))
+        with isolated_generators():
+            net = self._default_net(X, 2.0) if self.net is None else self.net
+            return start(net, X, self._some_targets())

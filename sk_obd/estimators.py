@@ -155,6 +155,15 @@ class OBDClassifier(ClassifierMixin, BaseOBD):
     def _encode(self, y):
         return torch.from_numpy(np.searchsorted(self.classes_, y))
 
+    def _some_targets(self):
+        return np.array([0, len(self.classes_) - 1])
+
+    def _learnt_of_targets(self):
+        return {"classes": self.classes_}
+
+    def _restore_targets(self, learnt):
+        self.classes_ = learnt["classes"]
+
     def _shape_targets(self, net, output, y):
         return class_targets(net, output, y, len(self.classes_))
 
@@ -273,6 +282,15 @@ class OBDRegressor(RegressorMixin, BaseOBD):
 
     def _encode(self, y):
         return torch.from_numpy((y - self._y_mean) / self._y_scale)
+
+    def _some_targets(self):
+        return np.zeros((2, *self._y_mean.shape))
+
+    def _learnt_of_targets(self):
+        return {"mean": np.asarray(self._y_mean), "scale": np.asarray(self._y_scale)}
+
+    def _restore_targets(self, learnt):
+        self._y_mean, self._y_scale = learnt["mean"], learnt["scale"]
 
     def _shape_targets(self, net, output, y):
         return value_targets(net, output, y)

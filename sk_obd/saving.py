@@ -1,0 +1,329 @@
+"""A fitted estimator as a safetensors file: numbers and a JSON header, no code.
+
+In the file: for every parameter the values alive as one vector and the mask as compressed bits, the
+buffers, what was learnt of the targets, and the path's table. Not in it: the module's code (the
+estimator that loads has it), saliencies, rankings, and the networks of other rows.
+"""
+
+import json
+import math
+import os
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .iteration import Network
+from .masks import prunable_names
+from .path import COLUMNS, PruningPath
+
+#: Raised when the layout changes; a newer file is refused.
+FORMAT = 1
+KEY = "sk_obd"
+
+
+def save(estimator, path):
+    """Write the network kept, and all that predicting needs, to a file.
+
+    The file is complete or not there: it is written beside its place and then moved.
+
+    Raises
+    ------
+    ImportError
+        Without safetensors.
+    ValueError
+        If the classes are neither numbers nor text.
+    """
+    safetensors = import_safetensors()
+    pruning = estimator.path_
+    masks = pruning.masks(pruning.kept)
+    network = Network.of(estimator.net_.module_, masks)
+    tensors = {}
+    for name, alive in network.parameters.items():
+        tensors[f"alive/{name}"] = alive
+        tensors[f"mask/{name}"] = pack(masks[name])
+    tensors |= {f"buffer/{name}": b.contiguous() for name, b in network.buffers.items()}
+    learnt = estimator._learnt_of_targets()
+    classes = learnt.pop("classes", None)
+    tensors |= {f"target/{name}": torch.from_numpy(value) for name, value in learnt.items()}
+    header = {
+        "format": FORMAT,
+        "kind": estimator._kind,
+        "parameters": {
+            name: [list(mask.shape), str(network.parameters[name].dtype)]
+            for name, mask in masks.items()
+        },
+        "prunable": pruning.prunable,
+        "kept": pruning.kept,
+        "rows": [[none_for_nan(row[column]) for column in COLUMNS] for row in pruning.rows],
+        "columns": COLUMNS,
+        "classes": None if classes is None else as_json(classes),
+        "n_features_in": estimator.n_features_in_,
+        "feature_names_in": list(getattr(estimator, "feature_names_in_", [])) or None,
+        "readers": estimator._readers,
+        "single_thread": estimator._single_thread,
+    }
+    raw = safetensors.torch.save(tensors, {KEY: json.dumps(header)})
+    target = Path(path)
+    handle, beside = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+        os.replace(beside, target)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def load(estimator, path):
+    """Make `estimator` fitted by a file that :func:`save` wrote.
+
+    Raises
+    ------
+    ImportError
+        Without safetensors.
+    ValueError
+        If the file is damaged, from elsewhere, or of another network; the message says what
+        differs, and the estimator is left as it was.
+    """
+    header, tensors = read(path)
+    try:
+        check_header(header, estimator, path)
+        fitted = type(estimator)(**estimator.get_params(deep=False))
+        fitted.n_features_in_ = header["n_features_in"]
+        if header["feature_names_in"] is not None:
+            fitted.feature_names_in_ = np.array(header["feature_names_in"], dtype=object)
+        fitted._restore_targets(targets_of(header, tensors))
+        if estimator.net is None:
+            check_width(header, tensors, path)
+        net = fitted._net_for_loading(numpy_dtype(header))
+        check_parameters(header["parameters"], net.module_, path)
+        masks = {
+            name: unpack(tensors[f"mask/{name}"], p.shape)
+            for name, p in net.module_.named_parameters()
+        }
+        network = network_of(tensors, net.module_, masks)
+        pruning = path_of(header, net.module_, masks, network)
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+    fitted._readers, fitted._single_thread = header["readers"], header["single_thread"]
+    fitted._settle(net, pruning)
+    # Which parameter went when is not in the file.
+    del fitted.ranking_
+    vars(estimator).clear()
+    vars(estimator).update(vars(fitted))
+
+
+def import_safetensors():
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError(
+            "save_params and load_params need safetensors. Install it with "
+            "pip install 'sk_obd[save]', or pip install safetensors."
+        ) from error
+    return safetensors
+
+
+def damaged(path, what):
+    return ValueError(f"{os.fspath(path)!r} is no file of save_params, or is damaged: {what}.")
+
+
+def read(path):
+    """The header and the tensors of a file."""
+    safetensors = import_safetensors()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise damaged(path, error) from error
+    if text is None:
+        raise damaged(path, f"its metadata has no {KEY!r} entry")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"its header is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise damaged(path, "its header is not a JSON object")
+    return header, tensors
+
+
+def check_header(header, estimator, path):
+    """Version, kind, and that every number is one that can be."""
+    if not isinstance(header.get("format"), int):
+        raise damaged(path, f"its format is {header.get('format')!r}")
+    if header["format"] > FORMAT:
+        raise ValueError(
+            f"{os.fspath(path)!r} has format {header['format']}; this version of sk_obd reads up "
+            f"to {FORMAT}. Install a newer one."
+        )
+    if header["kind"] != estimator._kind:
+        raise ValueError(
+            f"{os.fspath(path)!r} holds a {header['kind']}, and {type(estimator).__name__} is a "
+            f"{estimator._kind}."
+        )
+    rows, kept, n_features = header["rows"], header["kept"], header["n_features_in"]
+    if not (type(n_features) is int and 0 < n_features < 2**31):
+        raise damaged(path, f"n_features_in is {n_features!r}")
+    names = header["feature_names_in"]
+    if names is not None and (len(names) != n_features or not all(type(n) is str for n in names)):
+        raise damaged(path, f"{len(names)} feature names for {n_features} features")
+    if list(header["columns"]) != list(COLUMNS) or {len(row) for row in rows} != {len(COLUMNS)}:
+        raise damaged(path, "the table of the path has other columns")
+    numbers = all(type(cell) in (int, float, type(None)) for row in rows for cell in row)
+    if not numbers or not (type(kept) is int and 0 <= kept < len(rows)):
+        raise damaged(path, f"the table of the path holds no numbers, or has no row {kept!r}")
+    if type(header["single_thread"]) is not bool:
+        raise damaged(path, f"single_thread is {header['single_thread']!r}")
+    readers = header["readers"]
+    if readers is not None and not set(readers) <= set(header["parameters"]):
+        raise damaged(path, f"the layers that read X are {readers!r}")
+
+
+def check_width(header, tensors, path):
+    """That the default network, made for as many features, is as large as what the file holds."""
+    first = "hidden0.weight" if "hidden0.weight" in header["parameters"] else "output.weight"
+    if first not in header["parameters"]:
+        raise ValueError(
+            f"{os.fspath(path)!r} is of a net of the user's: it has no {first!r}. Load it with "
+            "that net."
+        )
+    shape = header["parameters"][first][0]
+    unpack(tensors[f"mask/{first}"], shape)
+    if shape[1] != header["n_features_in"]:
+        raise damaged(path, f"{first!r} reads {shape[1]} of {header['n_features_in']} features")
+
+
+def check_parameters(found, module, path):
+    """The same parameters, in name, shape and type."""
+    expected = {n: [list(p.shape), str(p.dtype)] for n, p in module.named_parameters()}
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            raise ValueError(
+                f"{os.fspath(path)!r} is of another network: {name!r} is {found.get(name)} in the "
+                f"file and {expected.get(name)} in the estimator's {type(module).__name__}. Load "
+                "it with the net it was fitted with (a compacted network is saved before "
+                "compact())."
+            )
+
+
+def targets_of(header, tensors):
+    """What was learnt of the targets, as ``_learnt_of_targets`` of the estimators gives it."""
+    if header["kind"] == "classifier":
+        return {"classes": from_json(header["classes"])}
+    learnt = {name: tensors[f"target/{name}"].numpy() for name in ("mean", "scale")}
+    mean, scale = learnt["mean"], learnt["scale"]
+    if mean.shape != scale.shape or mean.ndim > 1 or mean.dtype != np.float64:
+        raise ValueError("The file's mean and scale of y do not fit each other: it is damaged.")
+    if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
+        raise ValueError("The file's mean or scale of y is not finite, or no scale: it is damaged.")
+    return learnt
+
+
+def network_of(tensors, module, masks):
+    """The values alive and the buffers, checked against the module and the masks."""
+    parameters, buffers = {}, {}
+    for name, p in module.named_parameters():
+        alive = parameters[name] = tensors[f"alive/{name}"]
+        if alive.dtype != p.dtype or alive.shape != (int(masks[name].sum()),):
+            raise ValueError(
+                f"The file has {tuple(alive.shape)} values of {alive.dtype} for {name!r}, whose "
+                f"mask has {int(masks[name].sum())} alive of {p.dtype}: it is damaged."
+            )
+        if not bool(alive.isfinite().all()):
+            raise ValueError(f"The file has NaN or infinity in {name!r}: it is damaged.")
+    for name, b in module.named_buffers():
+        value = buffers[name] = tensors[f"buffer/{name}"]
+        if value.dtype != b.dtype or value.shape != b.shape:
+            raise ValueError(
+                f"The file has shape {tuple(value.shape)} of {value.dtype} for the buffer "
+                f"{name!r}; the module has {tuple(b.shape)} of {b.dtype}."
+            )
+    expected = {f"{kind}/{name}" for name in parameters for kind in ("alive", "mask")}
+    expected |= {f"buffer/{name}" for name in buffers}
+    extra = sorted(name for name in set(tensors) - expected if not name.startswith("target/"))
+    if extra:
+        raise ValueError(f"The file has {extra[0]!r}, which the network has not.")
+    return Network(parameters, buffers)
+
+
+def path_of(header, module, masks, network):
+    """The path with its table and the one network."""
+    pruning = PruningPath(module, prunable_of(header["prunable"], module))
+    pruning.rows = [
+        {
+            column: math.nan if cell is None else cell
+            for column, cell in zip(COLUMNS, row, strict=True)
+        }
+        for row in header["rows"]
+    ]
+    pruning.kept = kept = header["kept"]
+    pruning.networks = {kept: network}
+    for name, mask in masks.items():
+        if kept == 0 and not bool(mask.all()):
+            raise ValueError(f"The file has parameters of {name!r} deleted in a dense network.")
+        pruning.deleted_at[name][~mask] = kept
+    return pruning
+
+
+def prunable_of(names, module):
+    return prunable_names(module, names) if names else []
+
+
+def pack(mask):
+    """A mask as compressed bits."""
+    bits = np.packbits(mask.numpy().reshape(-1)).tobytes()
+    return torch.frombuffer(bytearray(zlib.compress(bits, 9)), dtype=torch.uint8)
+
+
+def unpack(packed, shape):
+    """The mask of a shape."""
+    n = math.prod(shape)
+    size = (n + 7) // 8
+    inflate = zlib.decompressobj()
+    try:
+        # Never more than the mask can be, whatever the file says.
+        bits = inflate.decompress(packed.numpy().tobytes(), size + 1)
+    except zlib.error as error:
+        raise ValueError(f"A mask of the file cannot be read: {error}.") from error
+    if len(bits) != size or not inflate.eof:
+        raise ValueError(f"A mask of the file is not one of {n} parameters: it is damaged.")
+    flat = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=n).astype(bool)
+    return torch.from_numpy(flat).reshape(shape)
+
+
+def as_json(classes):
+    """Class labels as JSON."""
+    values = classes.tolist()
+    if classes.dtype.kind not in "biufU" and not all(type(value) is str for value in values):
+        raise ValueError(
+            f"classes_ are of type {classes.dtype}; save_params keeps numbers, bools and text. "
+            "Encode y (sklearn.preprocessing.LabelEncoder) before fit."
+        )
+    return {"dtype": classes.dtype.str, "values": values}
+
+
+def from_json(classes):
+    """Class labels from JSON, of their type."""
+    dtype = np.dtype(classes["dtype"])
+    if dtype.kind not in "biufUO":
+        raise ValueError(f"The file's classes are of type {dtype}; expected numbers or text.")
+    values = np.array(classes["values"], dtype=dtype)
+    if values.ndim != 1 or len(np.unique(values)) != len(values) or len(values) < 2:
+        raise ValueError("The file's classes are not two or more different labels.")
+    if dtype.kind == "O" and not all(type(value) is str for value in values):
+        raise ValueError("The file's classes are not text.")
+    return values
+
+
+def numpy_dtype(header):
+    """Floating type of the data that the network was fitted to: that of its parameters."""
+    names = {dtype for _, dtype in header["parameters"].values()}
+    return np.float32 if "torch.float32" in names else np.float64
+
+
+def none_for_nan(value):
+    return None if isinstance(value, float) and math.isnan(value) else value

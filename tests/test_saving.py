@@ -1,0 +1,375 @@
+"""Files of save_params: what goes in comes out, and what does not fit is refused."""
+
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from nets import SmallConv, SoftmaxTop, binary_net, classifier_net, regressor_net
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from sk_obd import OBDClassifier, OBDRegressor
+
+QUICK = {"prune_rate": 0.6, "step": 0.4, "retrain_epochs": 1, "random_state": 0}
+SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 5}
+
+
+class Words(nn.Module):
+    """Integer X."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+        self.linear = nn.Linear(12, 2)
+
+    def forward(self, X):
+        return self.linear(self.embedding(X).flatten(1))
+
+
+def numbers(rng):
+    return rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
+
+
+def texts(rng):
+    X, y = numbers(rng)
+    return X, np.array(["no", "yes", "perhaps"])[y]
+
+
+def objects(rng):
+    X, y = texts(rng)
+    return X, y.astype(object)
+
+
+def single(rng):
+    X, y = numbers(rng)
+    return X.astype(np.float32), y
+
+
+def pair(rng):
+    return rng.normal(size=(60, 30)), rng.integers(0, 2, 60).astype(bool)
+
+
+def floats(rng):
+    X, y = numbers(rng)
+    return X, y.astype(float)
+
+
+def images(rng):
+    return rng.normal(size=(60, 1, 8, 8)), rng.integers(0, 10, 60)
+
+
+def words(rng):
+    return rng.integers(0, 10, size=(60, 3)), rng.integers(0, 2, 60)
+
+
+def values(rng):
+    X = rng.normal(size=(60, 10))
+    return X, 100 + 7 * X[:, 0]
+
+
+def several_values(rng):
+    X, y = values(rng)
+    return X, np.c_[y, 1e-3 * y**2]
+
+
+CASES = {
+    "numbers": (OBDClassifier(**SMALL), numbers),
+    "text": (OBDClassifier(**SMALL), texts),
+    "objects": (OBDClassifier(**SMALL), objects),
+    "floats": (OBDClassifier(**SMALL), floats),
+    "float32": (OBDClassifier(**SMALL), single),
+    "two hidden layers": (OBDClassifier(hidden_layer_sizes=(5, 4), max_epochs=5), numbers),
+    "values": (OBDRegressor(**SMALL), values),
+    "several values": (OBDRegressor(**SMALL), several_values),
+    "binary net, bools": (OBDClassifier(binary_net(max_epochs=3)), pair),
+    "probabilities": (
+        OBDClassifier(classifier_net(module__top=SoftmaxTop, criterion=nn.NLLLoss, max_epochs=3)),
+        numbers,
+    ),
+    "convolution": (OBDClassifier(classifier_net(SmallConv, max_epochs=3)), images),
+    "embedding": (OBDClassifier(classifier_net(Words, max_epochs=3)), words),
+    "regressor net": (OBDRegressor(regressor_net(max_epochs=3)), values),
+}
+
+
+@pytest.fixture(params=CASES)
+def saved(request, tmp_path, rng):
+    """(the estimator as constructed, fitted, the file, X)"""
+    estimator, data = CASES[request.param]
+    X, y = data(rng)
+    fitted = clone(estimator).set_params(**QUICK).fit(X, y)
+    fitted.save_params(tmp_path / "net.safetensors")
+    return estimator, fitted, tmp_path / "net.safetensors", X
+
+
+def same(a, b, X, times=True):
+    methods = ["predict", "predict_proba"] if hasattr(a, "predict_proba") else ["predict"]
+    for method in methods:
+        one, other = getattr(a, method)(X), getattr(b, method)(X)
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    for name in ("classes_", "support_", "n_features_in_", "n_params_", "n_iter_"):
+        if hasattr(a, name):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+            assert np.asarray(getattr(a, name)).dtype == np.asarray(getattr(b, name)).dtype
+    assert a.mask_.keys() == b.mask_.keys()
+    assert all((a.mask_[k] == b.mask_[k]).all() for k in a.mask_)
+    for one, other in zip(a.path_, b.path_, strict=True):
+        ignored = {} if times else {"fit_time": 0}
+        assert one | ignored == pytest.approx(other | ignored, rel=0, abs=0, nan_ok=True)
+    for one, other in zip(
+        a.net_.module_.state_dict().values(), b.net_.module_.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
+    return True
+
+
+def test_a_loaded_estimator_is_the_saved_one(saved):
+    estimator, fitted, file, X = saved
+    loaded = clone(estimator).load_params(file)
+    assert same(loaded, fitted, X)
+    for name in ("saliencies_", "feature_importances_", "ranking_"):
+        assert not hasattr(loaded, name)
+
+
+def test_a_pickled_one_is_too(saved):
+    _, fitted, _, X = saved
+    assert same(pickle.loads(pickle.dumps(fitted)), fitted, X)
+
+
+def test_training_goes_on_from_a_file(iris, tmp_path):
+    X, y = iris
+    settings = {**SMALL, **QUICK}
+    OBDClassifier(**settings).fit(X, y).save_params(tmp_path / "net")
+    loaded = OBDClassifier(**settings).load_params(tmp_path / "net")
+    further = loaded.set_params(warm_start=True, prune_rate=0.8).fit(X, y)
+    straight = OBDClassifier(**settings).fit(X, y)
+    straight.set_params(warm_start=True, prune_rate=0.8).fit(X, y)
+    assert same(further, straight, X, times=False)
+
+
+def test_of_other_rows_the_file_has_the_table_alone(iris, tmp_path):
+    clf = OBDClassifier(**SMALL, **QUICK).fit(*iris)
+    clf.save_params(tmp_path / "net")
+    loaded = OBDClassifier(**SMALL).load_params(tmp_path / "net")
+    assert loaded.at(iteration=-1).n_params_ == clf.n_params_
+    with pytest.raises(ValueError, match="No kept row of the path fits iteration=0"):
+        loaded.at(iteration=0)
+
+
+def test_column_names_are_kept(tmp_path, iris):
+    pd = pytest.importorskip("pandas")
+    X, y = pd.DataFrame(iris[0], columns=list("abcd")), iris[1]
+    OBDClassifier(**SMALL, **QUICK).fit(X, y).save_params(tmp_path / "net")
+    loaded = OBDClassifier(**SMALL).load_params(tmp_path / "net")
+    assert list(loaded.feature_names_in_) == list("abcd")
+    with pytest.raises(ValueError, match="feature names"):
+        loaded.predict(X[list("dcba")])
+
+
+def test_a_file_of_a_network_at_95_percent_is_an_eighth_of_the_dense_one(tmp_path, digits):
+    X, y = digits
+    clf = OBDClassifier(
+        hidden_layer_sizes=(300, 100),
+        prune_rate=0.95,
+        step=None,
+        max_epochs=2,
+        retrain_epochs=0,
+        random_state=0,
+    ).fit(X.astype(np.float32), y)
+    clf.save_params(tmp_path / "small")
+    torch.save(clf.net_.module_.state_dict(), tmp_path / "dense")
+    assert (tmp_path / "small").stat().st_size < (tmp_path / "dense").stat().st_size / 8
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path, iris):
+    clf = OBDClassifier(**SMALL, **QUICK).fit(*iris)
+    clf.save_params(tmp_path / "net")
+    return tmp_path / "net"
+
+
+def refused(estimator, file, match):
+    before = dict(vars(estimator))
+    with pytest.raises(ValueError, match=match):
+        estimator.load_params(file)
+    assert vars(estimator) == before
+    return True
+
+
+@pytest.mark.parametrize(
+    ("estimator", "match"),
+    [
+        (OBDRegressor(**SMALL), "holds a classifier, and OBDRegressor is a regressor"),
+        (OBDClassifier(hidden_layer_sizes=(9,)), r"'hidden0.weight' is \[\[8, 4\].*\[\[9, 4\]"),
+        (OBDClassifier(hidden_layer_sizes=(8, 8)), "'hidden1.weight' is None in the file"),
+        (OBDClassifier(classifier_net()), "'first.weight' is None in the file.*TwoLayers"),
+    ],
+)
+def test_a_file_of_another_network_is_refused(file, estimator, match):
+    assert refused(estimator, file, match)
+
+
+def test_every_truncation_is_refused(file):
+    raw = file.read_bytes()
+    for length in [0, 1, 7, 8, 9, *range(20, len(raw), len(raw) // 40), len(raw) - 1]:
+        file.write_bytes(raw[:length])
+        assert refused(OBDClassifier(**SMALL), file, "no file of save_params, or is damaged")
+
+
+@pytest.mark.parametrize("raw", [b"", b"PK\x03\x04" * 99, bytes(range(256)) * 40, b"{}" * 99])
+def test_foreign_files_are_refused(tmp_path, raw):
+    (tmp_path / "foreign").write_bytes(raw)
+    assert refused(OBDClassifier(), tmp_path / "foreign", "no file of save_params, or is damaged")
+
+
+def test_another_safetensors_file_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other")
+    assert refused(OBDClassifier(), tmp_path / "other", "no 'sk_obd' entry")
+
+
+def test_a_file_that_is_not_there_is_an_ordinary_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        OBDClassifier().load_params(tmp_path / "nothing")
+
+
+def altered(file, change_header=None, change_tensors=None):
+    """The file with something in it changed, otherwise well-formed."""
+    from safetensors.torch import load, save
+
+    raw = file.read_bytes()
+    (size,) = struct.unpack("<Q", raw[:8])
+    text = json.loads(raw[8 : 8 + size])["__metadata__"]["sk_obd"]
+    tensors = load(raw)
+    if change_tensors:
+        change_tensors(tensors)
+    if change_header:
+        header = json.loads(text)
+        changed = change_header(header)
+        text = changed if isinstance(changed, str) else json.dumps(header)
+    file.write_bytes(save(tensors, {"sk_obd": text}))
+
+
+def swollen(header):
+    header["n_features_in"] = 10**9
+    header["parameters"]["hidden0.weight"][0] = [8, 10**9]
+
+
+HEADERS = {
+    "newer": (lambda h: h.update(format=99), "has format 99.*reads up to 1"),
+    "no format": (lambda h: h.pop("format"), "its format is None"),
+    "not JSON": (lambda h: "{", "is not JSON"),
+    "no object": (lambda h: "[1, 2]", "not a JSON object"),
+    "deep": (lambda h: "[" * 100_000, "is not JSON"),
+    "no rows": (lambda h: h.update(rows=[]), "damaged"),
+    "text in rows": (lambda h: h["rows"][0].__setitem__(0, "x"), "holds no numbers"),
+    "short row": (lambda h: h["rows"][0].pop(), "other columns"),
+    "row that is not there": (lambda h: h.update(kept=77), "has no row 77"),
+    "negative row": (lambda h: h.update(kept=-1), "has no row -1"),
+    "no features": (lambda h: h.update(n_features_in=0), "n_features_in is 0"),
+    "absurd features": (lambda h: h.update(n_features_in=10**30), "n_features_in is 10"),
+    "a billion features": (lambda h: h.update(n_features_in=10**9), "reads 4 of 1000000000"),
+    "a billion weights": (swollen, "is not one of 8000000000 parameters"),
+    "other features": (lambda h: h.update(n_features_in=5), "reads 4 of 5 features"),
+    "names": (lambda h: h.update(feature_names_in=["a"]), "1 feature names for 4"),
+    "classes": (lambda h: h["classes"].update(values=[1, 1, 2]), "different labels"),
+    "one class": (lambda h: h["classes"].update(values=[1]), "different labels"),
+    "class type": (lambda h: h["classes"].update(dtype="V8"), "damaged|classes are of type"),
+    "class objects": (
+        lambda h: h["classes"].update(dtype="O", values=[[1], 2, 3]),
+        "damaged|text|labels",
+    ),
+    "readers": (lambda h: h.update(readers=["x"]), "layers that read X"),
+    "missing": (lambda h: h.pop("classes"), "damaged"),
+    "parameters": (lambda h: h.update(parameters=[]), "damaged"),
+    "renamed": (
+        lambda h: h["parameters"].update(other=h["parameters"].pop("hidden0.bias")),
+        "of another network: 'hidden0.bias' is None",
+    ),
+    "prunable": (lambda h: h.update(prunable=["nothing"]), "no trainable parameter"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_that_cannot_be_is_refused(file, case):
+    change, match = HEADERS[case]
+    altered(file, change_header=change)
+    assert refused(OBDClassifier(**SMALL), file, match)
+
+
+def set_nan(tensors):
+    tensors["alive/hidden0.weight"][0] = np.nan
+
+
+def shorten(tensors):
+    tensors["alive/hidden0.weight"] = tensors["alive/hidden0.weight"][1:].clone()
+
+
+def retype(tensors):
+    tensors["alive/hidden0.weight"] = tensors["alive/hidden0.weight"].float()
+
+
+def bomb(tensors):
+    import zlib
+
+    raw = zlib.compress(bytes(50_000_000), 9)
+    tensors["mask/hidden0.weight"] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+
+
+def garble(tensors):
+    tensors["mask/hidden0.weight"] = torch.zeros(9, dtype=torch.uint8)
+
+
+TENSORS = {
+    "NaN": (set_nan, "NaN or infinity in 'hidden0.weight'"),
+    "too few values": (shorten, "damaged"),
+    "another type": (retype, "float32.*float64"),
+    "a mask that swells": (bomb, "is not one of 32 parameters"),
+    "a mask that is none": (garble, "cannot be read"),
+    "one missing": (lambda t: t.pop("mask/output.bias"), "damaged: KeyError: 'mask/output.bias'"),
+    "one too many": (
+        lambda t: t.update(extra=torch.zeros(1)),
+        "'extra', which the network has not",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_numbers_that_cannot_be_are_refused(file, case):
+    change, match = TENSORS[case]
+    altered(file, change_tensors=change)
+    assert refused(OBDClassifier(**SMALL), file, match)
+
+
+def test_what_is_not_fitted_cannot_be_saved(tmp_path):
+    with pytest.raises(NotFittedError):
+        OBDClassifier().save_params(tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_safetensors_the_error_says_what_to_install():
+    code = """
+        import sys
+        sys.modules["safetensors"] = None
+        from sk_obd import OBDClassifier
+        try:
+            OBDClassifier().load_params("file")
+        except ImportError as error:
+            assert "pip install 'sk_obd[save]'" in str(error)
+        else:
+            raise AssertionError
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
