@@ -8,10 +8,10 @@ from .style import BLUE, ORANGE, PLUM, SKY, fitted_path, fitting_scale, legend_a
 
 #: The terms that add up to the increase, in the order in which OBD leaves them out.
 TERMS = {
-    "diagonal": ("diagonal: what OBD predicts", BLUE),
-    "first_order": ("first order: no minimum", ORANGE),
-    "off_diagonal": ("off-diagonal: interactions", PLUM),
-    "higher_order": ("higher order: not quadratic", SKY),
+    "diagonal": ("diagonal (OBD)", BLUE),
+    "first_order": ("first order", ORANGE),
+    "off_diagonal": ("off-diagonal", PLUM),
+    "higher_order": ("higher order", SKY),
 }
 
 
@@ -24,8 +24,9 @@ class IncreaseDisplay:
     is the sum of, each divided by the sum of their sizes, :math:`t / \sum |t|`, and stacked from
     zero to either side; a dot is at their sum. Shares rather than sizes, since these differ by
     magnitudes from row to row and heights on a logarithmic scale do not add up. OBD is right
-    where the bar is all "diagonal"; else the largest of the others says which of its
-    approximations failed: extremal, diagonal or quadratic.
+    where the bar is all "diagonal". Else a large first order says that the network was not at a
+    minimum (the *extremal* approximation failed), a large off-diagonal term that the parameters
+    deleted interact (*diagonal*), a large higher order that the loss is not *quadratic*.
 
     Parameters
     ----------
@@ -125,18 +126,18 @@ class IncreaseDisplay:
         -------
         IncreaseDisplay
         """
-        from matplotlib.ticker import MaxNLocator
-
         self.axes_ = panels("IncreaseDisplay", ax, shape=(2, 1), height_ratios=(1, 1))
         self.ax_, below = self.axes_
         self.figure_ = self.ax_.figure
+        from matplotlib.ticker import MaxNLocator
+
         self._draw_increases(line_kw or {})
         self._draw_terms(below, bar_kw or {})
         ends = self.iteration[0] - 0.6, self.iteration[-1] + 0.6
         for axes in self.axes_:
             axes.spines[["top", "right"]].set_visible(False)
             axes.set_xlim(ends)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         self.ax_.tick_params(labelbottom=False)
         self.figure_.align_ylabels(self.axes_)
         return self
@@ -163,7 +164,8 @@ class IncreaseDisplay:
     def _draw_terms(self, ax, bar_kw):
         known = {name: y for name, y in self.terms.items() if np.isfinite(y).any()}
         sizes = sum((np.abs(np.nan_to_num(y)) for y in known.values()), np.zeros(1))
-        sizes = np.where(sizes > 0, sizes, np.nan)
+        # What is rounding of the largest increase has no terms to speak of.
+        sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, np.nan)
         self.bars_, self.sum_ = {}, None
         tops = {sign: np.zeros(len(self.iteration)) for sign in (-1, 1)}
         for name, (label, color) in TERMS.items():
@@ -181,11 +183,12 @@ class IncreaseDisplay:
             total = sum(np.nan_to_num(y) for y in known.values()) / sizes
             (self.sum_,) = ax.plot(
                 self.iteration, total, ".", color="black", mec="white", mew=0.6,
-                ms=8 if len(total) <= 40 else 4, ls="", label="sum: the actual increase",
+                ms=8 if len(total) <= 40 else 3, ls="", label="sum",
             )  # fmt: skip
-            legend_above(ax, ncols=2)
+            legend_above(ax, ncols=5, handlelength=1.1, columnspacing=0.8)
         else:
             ax.text(0.5, 0.5, "the terms are not known", ha="center", transform=ax.transAxes)
         ax.axhline(0, color="0.5", lw=0.8)
         ax.set(xlabel="iteration", ylabel="share of terms")
-        ax.set_ylim(-1.02 if tops[-1].any() else 0, 1.02 if tops[1].any() else 0)
+        if known:
+            ax.set_ylim(tops[-1].min() * 1.1, max(tops[1].max(), 0.05) * 1.05)

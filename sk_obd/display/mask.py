@@ -165,19 +165,23 @@ class MaskDisplay:
         )
         self.dead_images_[name] = ax.imshow(
             arranged(dead)[0],
-            **(style | {"vmax": 1, "cmap": colours((ORANGE, 0), (ORANGE, 0.6))}),
+            **(style | {"vmax": 1, "cmap": colours((ORANGE, 0), (ORANGE, 0.5))}),
         )
         if mask.ndim > 2 and mask.shape[1] == 1:
             ax.set(xticks=[], yticks=[], xlabel="units, line by line")
         else:
             ax.set(xlabel="input", ylabel="unit")
-            ax.locator_params(nbins=5, integer=True)
+            ax.locator_params(nbins=5, integer=True, min_n_ticks=1)
         found = [
             f"{n:,} {kind}{'s' if n > 1 else ''}"
-            for n, kind in ((units.sum(), "dead unit"), (inputs.sum(), "dead input"))
+            for n, kind in ((units.sum(), "unit"), (inputs.sum(), "input"))
             if n
         ]
-        lines = [name, f"{mask.sum():,} of {mask.size:,} alive", ", ".join(found)]
+        lines = [
+            name,
+            f"{mask.sum():,} of {mask.size:,} alive",
+            found and "dead: " + ", ".join(found),
+        ]
         ax.set_title("\n".join(filter(None, lines)), loc="left", fontsize="small")
 
 

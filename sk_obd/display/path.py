@@ -182,11 +182,14 @@ class PathDisplay:
         fitting_scale(below, self.loss)
         for axes in self.axes_:
             size_axis(axes, sizes)
+        ends = np.array([axes.get_xlim() for axes in self.axes_])
+        for axes in self.axes_:
+            axes.set_xlim(ends[:, 0].max(), ends[:, 1].min())
         self.ax_.set_ylabel(self.score_name)
         self.ax_.tick_params(labelbottom=False)
         below.set(xlabel="parameters left", ylabel="training loss")
         self.figure_.align_ylabels(self.axes_)
-        legend_above(self.ax_, ncols=3)
+        legend_above(self.ax_, ncols=4 if len(self.lines_) < 4 else 3)
 
 
 def score_name(estimator):

@@ -164,18 +164,31 @@ class SaliencyDisplay:
                 )
         ticks, labels = decades(lowest, highest)
         if aside:
-            ticks, labels = [lowest - 1.5 * gap, *ticks], ["≤ 0", *labels]
+            far = [i for i, tick in enumerate(ticks) if tick >= lowest + 2 * gap]
+            ticks = [lowest - 1.5 * gap, *(ticks[i] for i in far)]
+            labels = ["≤ 0", *(labels[i] for i in far)]
         ax.set_xticks(ticks, labels)
         ax.set_yticks(range(len(alive)), alive)
         ax.tick_params(axis="y", length=0)
         ax.set_xlabel("saliency of those kept")
 
 
-def decades(lowest, highest, most=7):
-    """Whole exponents between two, at most so many, and their labels."""
+def decades(lowest, highest, most=5):
+    """Ticks between two exponents, and their labels: powers of ten, at most so many.
+
+    Examples
+    --------
+    >>> decades(-2.5, 0.1)
+    ([-2, -1, 0], ['$10^{-2}$', '$10^{-1}$', '$10^{0}$'])
+    """
     first, last = int(np.ceil(lowest)), int(np.floor(highest))
-    ticks = list(range(first, last + 1, max(1, -(-(last - first + 1) // most))))
-    return ticks, [f"$10^{{{tick}}}$" for tick in ticks]
+    if last - first >= 1:
+        ticks = list(range(first, last + 1, max(1, -(-(last - first + 1) // most))))
+        return ticks, [f"$10^{{{tick}}}$" for tick in ticks]
+    # Within two powers of ten: round numbers between them too.
+    found = [(k + np.log10(m), m, k) for k in range(first - 1, last + 1) for m in (1, 2, 5)]
+    found = [(tick, m, k) for tick, m, k in found if lowest <= tick <= highest]
+    return [tick for tick, _, _ in found], [f"{m * 10.0**k:.0e}" for _, m, k in found]
 
 
 class LayerDisplay:
@@ -251,26 +264,26 @@ class LayerDisplay:
         display = cls(saliencies=saliencies[layer], mask=estimator.mask_[layer], layer=layer)
         return display.plot(ax=ax, **kwargs)
 
-    def plot(self, *, ax=None, cmap="viridis", im_kw=None):
+    def plot(self, *, ax=None, im_kw=None):
         """Draw.
 
         Parameters
         ----------
         ax : Axes or sequence of four Axes, optional
             One: its place is shared out. None: a new figure.
-        cmap : str or Colormap, default="viridis"
         im_kw : dict, optional
-            For the heat map, as ``Axes.imshow`` takes them.
+            For the heat map, as ``Axes.imshow`` takes them; a ``cmap`` for instance.
 
         Returns
         -------
         LayerDisplay
         """
-        from matplotlib.colors import LogNorm
-
         self.axes_ = panels(
             "LayerDisplay", ax, shape=(2, 2), height_ratios=(1, 4), width_ratios=(6, 1)
         )
+        from matplotlib import colormaps
+        from matplotlib.colors import ListedColormap, LogNorm
+
         above, corner, self.ax_, right = self.axes_
         corner.set_axis_off()
         self.figure_ = self.ax_.figure
@@ -283,13 +296,15 @@ class LayerDisplay:
         norm = LogNorm(max(low, high * 1e-8), high if high > low else low * 10)
         style = {
             "norm": norm,
-            "cmap": cmap,
+            # Neither end vanishes: not the dark one on black, nor the light one on white.
+            "cmap": ListedColormap(colormaps["viridis"](np.linspace(0.2, 0.92, 256))),
             "aspect": "auto",
             "interpolation": "nearest",
             "extent": (-0.5, n_inputs - 0.5, n_units - 0.5, -0.5),
         }
         values = np.ma.masked_where(values <= 0, values)
         self.image_ = self.ax_.imshow(values, **(style | (im_kw or {})))
+        self.ax_.locator_params(integer=True, min_n_ticks=1)
         kernel = self.mask.ndim > 2
         self.ax_.set(ylabel="unit", xlabel="input × place in the kernel" if kernel else "input")
         self._draw_sums(above, right, alive)
@@ -306,6 +321,9 @@ class LayerDisplay:
         )
         above.set(xlim=(-0.5, n_inputs - 0.5), ylabel="sum")
         right.set(ylim=(n_units - 0.5, -0.5), xlabel="sum")
+        # Under the axis is the power of ten of its numbers.
+        right.xaxis.set_label_position("top")
+        right.tick_params(axis="x", labelrotation=90)
         above.tick_params(labelbottom=False)
         right.tick_params(labelleft=False)
         for axes, axis in ((above, "y"), (right, "x")):

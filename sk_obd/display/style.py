@@ -131,6 +131,7 @@ def fitting_scale(ax, values):
         # Within a millionth of the largest, a sign is rounding.
         threshold = max(sizes.min(), sizes.max() * 1e-6)
         ax.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(threshold)))
+        ax.yaxis.get_major_locator().set_params(numticks=7)
 
 
 def legend_above(ax, ncols=4, **kwargs):
