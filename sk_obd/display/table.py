@@ -38,7 +38,7 @@ COLUMNS = {
         "term of the actual increase: the rest; not 0 where the loss is not quadratic",
         "{:.2e}",
     ),
-    "loss": ("loss", "training loss after retraining", "{:.4g}"),
+    "loss": ("loss", "training loss after retraining", "{:#.4g}"),
     "train_score": ("train score", "score on the training rows", "{:.4f}"),
     "validation_score": ("validation score", "score on the validation rows", "{:.4f}"),
     "n_epochs": ("epochs", "epochs trained in this iteration", "{:,}"),
@@ -61,7 +61,7 @@ STYLE = """
 .sk-obd-path table { border-collapse: collapse; margin: 0; font-size: 0.9em; color: inherit;
   font-variant-numeric: tabular-nums; border: none; }
 .sk-obd-path caption { text-align: left; padding: 0 0 0.4em; color: inherit; white-space: nowrap; }
-.sk-obd-path th, .sk-obd-path td { text-align: right; padding: 0.2em 0.6em; border: none;
+.sk-obd-path th, .sk-obd-path td { text-align: right; padding: 0.2em 0.5em; border: none;
   color: inherit; background: transparent; white-space: nowrap; }
 .sk-obd-path thead th { vertical-align: bottom; white-space: normal; font-weight: 600;
   border-bottom: 1px solid currentColor; cursor: help; }
