@@ -325,6 +325,16 @@ def test_a_network_with_convolutions_is_drawn(digits):
     drawn.figure_.canvas.draw()
 
 
+def test_units_of_a_transposed_convolution_are_its_outputs(digits):
+    X, y = digits
+    net = nn.Sequential(nn.ConvTranspose2d(1, 5, 2), nn.Flatten(), nn.Linear(405, 10))
+    clf = OBDClassifier(classifier_net(net, max_epochs=1), retrain_epochs=1, random_state=0)
+    clf.fit(X[:200].reshape(-1, 1, 8, 8).astype(np.float32), y[:200])
+    drawn = MaskDisplay.from_estimator(clf)
+    expected = ~clf.mask_["0.weight"].any(axis=(0, 2, 3))
+    np.testing.assert_array_equal(drawn.dead_units_["0.weight"], expected)
+
+
 def test_units_that_the_next_layer_never_reads_are_found_through_flattening():
     net = nn.Sequential(
         nn.Conv2d(1, 3, 2), nn.Sequential(nn.ReLU(), nn.Flatten()), nn.Linear(12, 2), nn.Softmax(-1)

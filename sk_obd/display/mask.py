@@ -98,7 +98,8 @@ class MaskDisplay:
         path = fitted_path(estimator, cls.__name__)
         module, masks = estimator.net_.module_, dict(estimator.mask_)
         for name, layer in module.named_modules():
-            if isinstance(layer, TRANSPOSED):
+            # Theirs are of shape (n_inputs, n_units, ...); a tied weight has another's name.
+            if isinstance(layer, TRANSPOSED) and f"{name}.weight" in masks:
                 masks[f"{name}.weight"] = masks[f"{name}.weight"].swapaxes(0, 1)
         weights = [name for name in path.prunable if masks[name].ndim > 1]
         layers = weights if layers is None else named(layers, weights)
