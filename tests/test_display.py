@@ -294,6 +294,15 @@ def test_masks_are_drawn_with_dead_units_and_inputs(fitted):
     np.testing.assert_array_equal(drawn.input_image_.get_array(), fitted.support_.reshape(2, 2))
 
 
+def test_a_unit_is_dead_without_inputs_or_without_outputs():
+    mask = np.array([[True, False], [False, False], [True, True]])
+    drawn = MaskDisplay(masks={"w": mask}, unread={"w": np.array([True, False, False])}).plot()
+    assert list(drawn.dead_units_["w"]) == [True, True, False]
+    expected = [[True, True], [True, True], [False, False]]
+    np.testing.assert_array_equal(drawn.dead_images_["w"].get_array(), expected)
+    assert "dead: 2 units" in drawn.ax_.get_title(loc="left")
+
+
 def test_an_input_shape_that_does_not_fit_is_refused(fitted):
     with pytest.raises(ValueError, match=r"input_shape=\(8, 8\) does not fit the 4 columns"):
         MaskDisplay.from_estimator(fitted, input_shape=(8, 8))
