@@ -1,11 +1,12 @@
 """The pruning path: what each deletion was predicted to cost, what it cost, what was left."""
 
 import copy
-import html
 
 import numpy as np
 import torch
 
+from .display import PathDisplay
+from .display.table import path_table
 from .iteration import spread
 
 #: What a deletion did to the loss: NaN in the row of the dense network.
@@ -226,40 +227,20 @@ class PruningPath:
 
         return pd.DataFrame(self.rows, columns=list(COLUMNS)).rename_axis("iteration")
 
-    def plot(self, *, ax=None, score="auto"):
+    def plot(self, *, ax=None, **kwargs):
         """Score and loss against the number of parameters left.
 
         Parameters
         ----------
-        ax : matplotlib Axes, optional
-        score : {"auto", "train_score", "validation_score"}, default="auto"
-            "auto": the validation score where there is one.
+        ax : Axes or sequence of two Axes, optional
+        **kwargs
+            For :meth:`sk_obd.display.PathDisplay.plot`.
 
         Returns
         -------
-        matplotlib Axes
-            That of the score; the loss is drawn on a twin.
+        sk_obd.display.PathDisplay
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
-        column = {name: np.array([row[name] for row in self.rows], float) for name in COLUMNS}
-        if score == "auto":
-            validated = np.isfinite(column["validation_score"]).any()
-            score = "validation_score" if validated else "train_score"
-        ax.plot(column["n_params"], column[score], "o-", color="C0", label=score.replace("_", " "))
-        twin = ax.twinx()
-        twin.plot(
-            column["n_params"], column["loss"], "s--", color="C1", ms=4, label="training loss"
-        )
-        ax.axvline(self.rows[self.kept]["n_params"], color="0.6", lw=1, ls=":", label="kept")
-        ax.set(xscale="log", xlabel="parameters left", ylabel=score.replace("_", " "))
-        ax.invert_xaxis()
-        twin.set(yscale="log", ylabel="training loss")
-        lines = ax.get_lines() + twin.get_lines()
-        ax.legend(lines, [line.get_label() for line in lines], loc="lower left", frameon=False)
-        return ax
+        return PathDisplay.from_path(self, ax=ax, **kwargs)
 
     def __repr__(self):
         if not self.rows:
@@ -268,20 +249,4 @@ class PruningPath:
         return f"PruningPath({len(self)} rows, {first} to {last} parameters)"
 
     def _repr_html_(self):
-        head = "".join(f"<th>{html.escape(c.replace('_', ' '))}</th>" for c in COLUMNS)
-        body = "".join(
-            f"<tr{' style=font-weight:bold' if i == self.kept else ''}><th>{i}</th>"
-            + "".join(f"<td>{_cell(row[c])}</td>" for c in COLUMNS)
-            + "</tr>"
-            for i, row in enumerate(self.rows)
-        )
-        return (
-            f"<table><caption>{html.escape(repr(self))}; bold: the network kept</caption>"
-            f"<thead><tr><th>iteration</th>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
-
-
-def _cell(value):
-    if isinstance(value, int):
-        return f"{value:,}"
-    return "" if np.isnan(value) else f"{value:.4g}"
+        return path_table(self)

@@ -1,13 +1,10 @@
 import pickle
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 
 from sk_obd import OBDClassifier
-
-mpl.use("Agg")
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +101,3 @@ def test_it_pickles_and_shows_itself(fitted):
     page = path._repr_html_()
     assert page.count("<tr") == len(path) + 1
     assert "predicted increase" in page
-
-
-def test_it_plots_itself(fitted):
-    ax = fitted.path_.plot()
-    x, scores = ax.get_lines()[0].get_data()
-    assert list(x) == [row["n_params"] for row in fitted.path_]
-    assert list(scores) == [row["train_score"] for row in fitted.path_]
-    assert fitted.path_.plot(ax=ax) is ax

@@ -1,0 +1,18 @@
+"""Pictures of a fitted estimator, in the style of scikit-learn's displays.
+
+Each has ``from_estimator``, a constructor that takes the numbers, and ``plot``; matplotlib is
+imported when something is drawn.
+"""
+
+from .increase import IncreaseDisplay
+from .mask import MaskDisplay
+from .path import PathDisplay
+from .saliency import LayerDisplay, SaliencyDisplay
+
+__all__ = [
+    "IncreaseDisplay",
+    "LayerDisplay",
+    "MaskDisplay",
+    "PathDisplay",
+    "SaliencyDisplay",
+]
