@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from curvature.cases import BY_NAME
 from nets import SmallConv, TwoLayers, classifier_net
 from torch import nn
 from torch.func import functional_call, hessian
 
 from sk_obd import OBDClassifier, TaylorTerms, taylor_terms
 from sk_obd.masks import all_alive
+from sk_obd.objective import Objective
 
 N = 12
 
@@ -118,6 +120,38 @@ def test_terms_are_those_of_the_full_hessian_and_add_up(case, weighted, rng):
     terms = (found.first_order, found.diagonal, found.off_diagonal, found.actual_increase)
     np.testing.assert_allclose(terms, expected, rtol=1e-9, atol=1e-12)
     total = found.first_order + found.diagonal + found.off_diagonal + found.higher_order
+    assert total == pytest.approx(found.actual_increase, rel=1e-12, abs=1e-14)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_first_and_second_order_are_the_slopes_along_the_deletion(name, rng):
+    """For every layer and loss: derivatives of E(u + t du) at t = 0, by central differences."""
+    case = BY_NAME[name]
+    module, criterion, X, y = case.make()
+    module.eval()
+    masks = some_masks(module, rng, share=0.3)
+    objective = Objective(module, criterion, X, y, outputs=case.outputs)
+    parameters = dict(module.named_parameters())
+    start = {name: p.detach().clone() for name, p in parameters.items()}
+
+    def along(t):
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(torch.where(masks[name], start[name], (1 - t) * start[name]))
+        return objective.loss()
+
+    h = 2e-3
+    far_below, below, here, above, far_above, end = map(along, (-2 * h, -h, 0, h, 2 * h, 1))
+    along(0)
+    slope = (8 * (above - below) - (far_above - far_below)) / (12 * h)
+    bend = (16 * (above + below) - (far_above + far_below) - 30 * here) / (12 * h**2)
+    found = taylor_terms(module, criterion, X, y, masks, outputs=case.outputs)
+    scale = abs(found.diagonal) + abs(found.first_order)
+    assert found.actual_increase == pytest.approx(end - here, rel=1e-9, abs=1e-13)
+    assert found.first_order == pytest.approx(slope, rel=1e-6, abs=1e-8 * scale)
+    second = found.diagonal + found.off_diagonal
+    assert second == pytest.approx(bend / 2, rel=1e-4, abs=1e-6 * scale)
+    total = found.first_order + second + found.higher_order
     assert total == pytest.approx(found.actual_increase, rel=1e-12, abs=1e-14)
 
 
