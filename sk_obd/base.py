@@ -14,6 +14,7 @@ from skorch.history import History
 
 from . import inputs, saving
 from .data import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
+from .groups import groups_of
 from .isolation import isolated_generators, one_thread, seed_generators
 from .masks import count_alive, prunable_names
 from .memory import Finished, key_of
@@ -49,6 +50,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         step=0.2,
         n_recomputations=0,
         trust_region=None,
+        granularity="parameter",
         saliency="obd",
         curvature="ggn",
         prunable=None,
@@ -76,6 +78,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         self.step = step
         self.n_recomputations = n_recomputations
         self.trust_region = trust_region
+        self.granularity = granularity
         self.saliency = saliency
         self.curvature = curvature
         self.prunable = prunable
@@ -204,10 +207,12 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         with isolated_generators():
             seed_generators(seed, 0)
             net, X, y = self._start_net(X, y, weights)
-            path = self._start_path(net, resume)
             self._single_thread = is_small(net, X)
             with one_thread(self._single_thread):
                 objective = Objective.of_net(net, X, y, unequal(weights))
+                rows = objective.some_rows(2)
+                self._readers = inputs.reading_layers(net.module_, rows)
+                path = self._start_path(net, rows, resume)
                 recipe = self._recipe(net, seed)
                 if "curvature" in recipe.needs:
                     # What cannot be differentiated is refused now, not after hours of training.
@@ -218,7 +223,6 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
                             "higher_order of the path are NaN.",
                             stacklevel=3,
                         )
-                self._readers = inputs.reading_layers(net.module_, objective.some_rows(2))
                 self._run(net, objective, path, recipe, scored)
         return self
 
@@ -246,11 +250,13 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         check_criterion(net, output, y)
         return net, X, y
 
-    def _start_path(self, net, resume):
+    def _start_path(self, net, rows, resume):
         """A new path, or the present one with its network loaded."""
-        path = PruningPath(
-            net.module_, prunable_names(net.module_, self.prunable), keep=self.keep_path
-        )
+        prunable, groups = prunable_names(net.module_, self.prunable), None
+        if self.granularity != "parameter":
+            groups = groups_of(net.module_, rows, prunable, self.granularity, self._readers)
+            prunable = [name for name in prunable if name in groups]
+        path = PruningPath(net.module_, prunable, groups=groups, keep=self.keep_path)
         if resume:
             path = self.path_.cut(self.path_.kept).continued_as(path)
             path.load(path.kept, net.module_)
@@ -348,6 +354,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
             step=self.step,
             n_recomputations=self.n_recomputations,
             trust_region=self.trust_region,
+            granularity=self.granularity,
             saliency=self.saliency,
             curvature=self.curvature,
             dense_epochs=net.max_epochs,

@@ -26,6 +26,12 @@ PARAMETERS = """
         deletion the step shrinks where the error was larger, and grows where it was smaller (by
         at most a factor 2, and to at most half of what is left), so that `step` is only the
         first. Sizes then depend on the data. Needs a saliency that predicts the loss.
+    granularity : {{"parameter", "unit", "input"}}, default="parameter"
+        What goes as a whole. "unit": the weights into a hidden unit, or a convolution's channel,
+        and its bias, so that the network left is dense; the last layer is not pruned. "input":
+        the weights that read a column of X, where X enters Linear layers. In the order of the
+        summed saliency per parameter. Rates refer to the parameters in such groups and are
+        rounded to whole ones, so sizes depend on the data.
     saliency : str or callable, default="obd"
         What orders the deletions, lowest first:
 
@@ -166,7 +172,7 @@ def cv_parameters(*, stratified, class_weight):
     own = entries(CV_PARAMETERS.format(stratified=stratified))
     for name in ("max_loss_increase", "early_stopping", "n_iter_no_change", "tol"):
         del plain[name]
-    for name in ("validation_fraction", "warm_start", "scoring", "trust_region"):
+    for name in ("validation_fraction", "warm_start", "scoring", "trust_region", "granularity"):
         del plain[name]
     first = {name: plain.pop(name) for name in ("net", "prune_rate", "step", "n_recomputations")}
     first |= {name: own[name] for name in ("prune_rate", "cv", "scoring", "rule", "n_jobs")}

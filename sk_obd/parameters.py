@@ -2,6 +2,7 @@
 
 from numbers import Integral, Real
 
+from .groups import GRANULARITIES
 from .modules import ACTIVATIONS
 from .saliency import LOSSES, NEEDS
 
@@ -21,6 +22,7 @@ def check_parameters(estimator):
     check_step(p["step"])
     _count("n_recomputations", p["n_recomputations"], least=0)
     check_trust_region(p["trust_region"], p["step"], p["saliency"])
+    _choice("granularity", p["granularity"], GRANULARITIES)
     _choice("saliency", p["saliency"], NEEDS, "a callable(parameters, curvature)")
     _choice("curvature", p["curvature"], METHODS)
     _choice("keep_path", p["keep_path"], ("all", "last"))

@@ -78,9 +78,10 @@ class PruningPath:
     (2, 803, 401)
     """
 
-    def __init__(self, module, prunable, *, keep="all"):
+    def __init__(self, module, prunable, *, groups=None, keep="all"):
         self.module = module
         self.prunable = list(prunable)
+        self.groups = groups
         self.keep = keep
         self.kept = 0
         self.rows = []
@@ -192,7 +193,7 @@ class PruningPath:
         """The path up to and with a row, as a new path that shares the networks' tensors."""
         new = object.__new__(PruningPath)
         new.prunable, new.n_prunable, new.keep = self.prunable, self.n_prunable, self.keep
-        new.module = self.module
+        new.module, new.groups = self.module, self.groups
         new.rows = self.rows[: row + 1]
         new.kept = row
         new.saliency = self.saliency if row == self.kept else None
@@ -218,7 +219,7 @@ class PruningPath:
                 f"estimator's net now has {shapes[1]}. Fit anew with warm_start=False."
             )
         self.prunable, self.n_prunable, self.keep = fresh.prunable, fresh.n_prunable, fresh.keep
-        self.module = fresh.module
+        self.module, self.groups = fresh.module, fresh.groups
         return self
 
     def to_frame(self):

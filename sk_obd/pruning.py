@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from .groups import lowest_groups
 from .isolation import seed_generators
 from .iteration import Iteration
 from .masks import count_alive, zero_deleted
@@ -29,6 +30,7 @@ class Recipe:
 
     prune_rate: float | int
     step: float | int | None
+    granularity: str
     saliency: object
     curvature: str
     n_recomputations: int
@@ -48,8 +50,8 @@ class Recipe:
 
     def of_networks(self):
         """The settings that a network depends on, once its number of parameters is given."""
-        names = ("saliency", "curvature", "n_recomputations", "dense_epochs", "retrain_epochs")
-        return {name: getattr(self, name) for name in (*names, "seed")}
+        names = ("granularity", "saliency", "curvature", "n_recomputations")
+        return {n: getattr(self, n) for n in (*names, "dense_epochs", "retrain_epochs", "seed")}
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,11 @@ def iterations(path, recipe):
         yield len(path), done
     elif recipe.trust_region is None:
         totals = schedule(path.n_prunable, recipe.prune_rate, recipe.step)
-        # Grid points passed by an earlier call are not visited again, but keep their numbers.
-        yield from ((i, total) for i, total in enumerate(totals, start=1) if total > done)
+        for i, total in enumerate(totals, start=1):
+            # Grid points passed by an earlier call are not visited again, but keep their numbers.
+            # Whole groups may have passed one, too.
+            if total > max(done, path.n_deleted):
+                yield i, total
     else:
         while path.n_deleted < target:
             step = trusted_step(recipe.step, path.rows, recipe.trust_region)
@@ -149,10 +154,11 @@ def iterate(net, objective, path, recipe, iteration, total, loss, assessments):
             objective, masks, recipe, iteration - 1
         )
         predicted, terms, gone = delete(
-            objective, masks, path.prunable, recipe, assessment, n_delete, iteration, loss
+            objective, masks, path, recipe, assessment, n_delete, iteration, loss
         )
         row |= {"predicted_increase": predicted} | asdict(terms)
         masks = without(masks, gone)
+        n_delete = sum(int(chosen.sum()) for chosen in gone.values())
     # The state at iteration i depends on nothing that was drawn before it.
     seed_generators(recipe.seed, iteration)
     epochs = train_round(
@@ -172,7 +178,7 @@ def iterate(net, objective, path, recipe, iteration, total, loss, assessments):
     assessment = assessments[iteration] = assess(objective, masks, recipe, iteration)
     row |= {
         "n_params": count_alive(masks),
-        "prune_rate": total / path.n_prunable,
+        "prune_rate": (path.n_deleted + n_delete) / path.n_prunable,
         "n_deleted": n_delete,
         "loss": loss,
         "n_epochs": len(epochs),
@@ -183,8 +189,8 @@ def iterate(net, objective, path, recipe, iteration, total, loss, assessments):
     return Iteration.of(net, masks, row, gone, epochs, assessment.saliency)
 
 
-def delete(objective, masks, names, recipe, assessment, n_delete, iteration, loss):
-    """Delete the `n_delete` parameters of lowest saliency, in place.
+def delete(objective, masks, path, recipe, assessment, n_delete, iteration, loss):
+    """Delete the `n_delete` parameters of lowest saliency (about as many in groups), in place.
 
     Returns
     -------
@@ -200,7 +206,10 @@ def delete(objective, masks, names, recipe, assessment, n_delete, iteration, los
     for part, n in enumerate(parts(n_delete, recipe.n_recomputations)):
         if part:
             assessment = assess(objective, masks, recipe, iteration, part)
-        gone = lowest(assessment.saliency, masks, names, n)
+        if path.groups is None:
+            gone = lowest(assessment.saliency, masks, path.prunable, n)
+        else:
+            gone = lowest_groups(assessment.saliency, masks, path.groups, n)
         predicted += sum(float(assessment.saliency[k][m].double().sum()) for k, m in gone.items())
         known = known_terms(objective, gone, assessment.gradient, assessment.curvature)
         masks = without(masks, gone)
@@ -208,7 +217,7 @@ def delete(objective, masks, names, recipe, assessment, n_delete, iteration, los
         after = objective.loss()
         terms += complete(known, after - loss)
         loss = after
-    return predicted, terms, {name: before[name] & ~masks[name] for name in names}
+    return predicted, terms, {name: before[name] & ~masks[name] for name in path.prunable}
 
 
 def without(masks, gone):
