@@ -11,7 +11,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.history import History
 
-from . import inputs
+from . import export, inputs, saving
 from .data import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
 from .isolation import isolated_generators, one_thread, seed_generators
 from .masks import count_alive, prunable_names
@@ -20,6 +20,7 @@ from .networks import (
     cast,
     check_criterion,
     check_net,
+    describe_rows,
     duplicate,
     input_dtype,
     is_small,
@@ -189,7 +190,9 @@ class BaseOBD(BaseEstimator):
                 if callable(self.saliency) or "curvature" in NEEDS[self.saliency]:
                     # What cannot be differentiated is refused now, not after hours of training.
                     objective.curvature(self.curvature, n_rows=2)
-                self._readers = inputs.reading_layers(net.module_, objective.some_rows(2))
+                rows = objective.some_rows(2)
+                self._row_shape, self._row_dtype = describe_rows(rows)
+                self._readers = inputs.reading_layers(net.module_, rows)
                 self._run(net, objective, path, self._recipe(net, seed), scored)
         return self
 
@@ -420,3 +423,135 @@ class BaseOBD(BaseEstimator):
         fitted = copy.copy(self)
         fitted._settle(duplicate(self.net_), self.path_.cut(row))
         return fitted
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def save_params(self, path, *, history=False):
+        """Save the fitted estimator as a safetensors file, without pickle.
+
+        What is alive is saved, with the masks, buffers, classes (or y's scaling), saliencies and
+        the table of ``path_``; of the networks on the path the fitted one alone.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Replaced where it exists.
+        history : bool, default=False
+            Save also when each parameter was deleted and the record of every epoch, about half a
+            byte a parameter. Without, ``ranking_`` of the loaded estimator knows 1 (alive) and 2
+            (deleted) alone, masks of rows of the path other than 0 and the kept one are unknown,
+            and ``path_.history`` is empty.
+
+        Raises
+        ------
+        ImportError
+            If safetensors is not installed (``pip install 'sk_obd[export]'``).
+        ValueError
+            If the class labels are neither numbers, bools nor strings.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from sklearn.datasets import load_iris
+        >>> from sk_obd import OBDClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = OBDClassifier(prune_rate=0.8, max_epochs=5, random_state=0).fit(X, y)
+        >>> path = os.path.join(tempfile.mkdtemp(), "iris.safetensors")
+        >>> clf.save_params(path)
+        >>> loaded = OBDClassifier().load_params(path)
+        >>> bool((loaded.predict_proba(X) == clf.predict_proba(X)).all())
+        True
+        """
+        saving.save(self, path, history=history)
+
+    def load_params(self, path):
+        """Become what :meth:`save_params` saved. Nothing in the file is run.
+
+        The estimator has the parameters it was saved with: the module comes from its ``net`` (or
+        its ``hidden_layer_sizes`` and ``activation``), never from the file. Its other parameters
+        stay as they are, and ``fit`` with ``warm_start=True`` goes on from the loaded network.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Returns
+        -------
+        self
+            Fitted. ``path_`` has all rows and the fitted network alone, so :meth:`at` gives that.
+
+        Raises
+        ------
+        ImportError
+            If safetensors is not installed (``pip install 'sk_obd[export]'``).
+        ValueError
+            If the file is damaged, foreign, newer or does not fit this estimator, naming what
+            differs. The estimator is then as it was.
+        """
+        saving.load(self, path)
+        return self
+
+    def to_onnx(self, path, *, X=None):
+        """Write the predictor as an ONNX file, checked in onnxruntime.
+
+        Its input is ``X`` of shape (n, ...), any number n of rows; its outputs are ``label`` (the
+        user's own labels) and ``probabilities``, or ``variable`` for a regressor.
+
+        Parameters
+        ----------
+        path : str or path-like
+        X : array-like, default=None
+            A few rows on which to compare with this estimator; None: made-up ones of the same
+            shape.
+
+        Raises
+        ------
+        ImportError
+            If onnx, onnxscript or onnxruntime is missing (``pip install 'sk_obd[export]'``).
+        ValueError
+            If the network cannot be exported, or predicts something else in onnxruntime.
+        """
+        export.to_onnx(self, path, X)
+
+    def to_torch(self, path, *, X=None):
+        """Save the predictor as a program of ``torch.export``, which needs torch alone.
+
+        ``torch.export.load(path).module()(X)`` returns (codes, probabilities), the codes indices
+        into the classes, or the values of a regressor. It takes the place of TorchScript, which
+        torch has deprecated.
+
+        Parameters
+        ----------
+        path : str or path-like
+        X : array-like, default=None
+            A few rows on which to compare with this estimator; None: made-up ones of the same
+            shape.
+
+        Raises
+        ------
+        ValueError
+            If torch cannot export the network, or the program predicts something else.
+        """
+        export.to_torch(self, path, X)
+
+    def to_numpy(self, path, *, X=None):
+        """Write the predictor as a Python file that needs nothing but NumPy.
+
+        The file has functions ``predict(X)`` and, for a classifier, ``predict_proba(X)``. Weights
+        are stored without what is deleted.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of a ``.py`` file.
+        X : array-like, default=None
+            A few rows on which to compare with this estimator; None: made-up ones of the same
+            shape.
+
+        Raises
+        ------
+        ValueError
+            If the network does something that has no counterpart in NumPy here; it names the
+            layer. :meth:`to_onnx` takes more.
+        """
+        export.to_numpy(self, path, X)
