@@ -30,6 +30,8 @@ ARITHMETIC = {
 #: Arguments that say where or how a tensor lies in memory.
 LAYOUT = {"layout", "device", "pin_memory", "memory_format", "non_blocking", "copy"}
 
+IMPORTS = "import base64\nimport math\nimport zlib\n\nimport numpy as np\n"
+
 UNPACK = '''
 def unpack(dtype, shape, values, alive=None):
     """An array; with `alive`, a bit for each entry, only those set are in `values`."""
@@ -64,28 +66,29 @@ def numpy_source(estimator):
         For an operation that has no counterpart in `operations`, naming the layer.
     """
     program = export_program(estimator)
-    arrays = _arrays(program)
-    lines, result, used = _body(program, arrays)
+    about = [_header(estimator), IMPORTS, f"ROW_SHAPE = {tuple(estimator._row_shape)}"]
     classifies = estimator._kind == "classifier"
-    about = [
-        _header(estimator, program),
-        "import base64\nimport math\nimport zlib\n\nimport numpy as np\n",
-        f"ROW_SHAPE = {tuple(estimator._row_shape)}",
-    ]
     if classifies:
         classes = estimator.classes_
         dtype = "object" if classes.dtype == object else f'"{classes.dtype.str}"'
         about.append(f"CLASSES = np.array({classes.tolist()!r}, dtype={dtype})")
-    functions = [_rows_function(estimator)]
-    functions += [_network(lines, result), *_predict(classifies)]
-    functions += [inspect.getsource(function) for function in _with_helpers(used)]
-    functions.append(UNPACK)
-    weights = [_weight(name, array) for name, array in arrays.values()]
-    sections = ["\n".join(about), *(f.strip("\n") for f in functions)]
-    return "\n\n\n".join([*sections, "\n".join(weights)]) + "\n"
+    functions, weights = _network(program)
+    return _joined(
+        ["\n".join(about), *_predict(classifies), _rows_function(estimator), *functions, weights]
+    )
 
 
-def _header(estimator, program):
+def source_of(program):
+    """The text of a ``torch.export`` program alone, a function ``network(X)``."""
+    functions, weights = _network(program)
+    return _joined([IMPORTS, *functions, weights])
+
+
+def _joined(sections):
+    return "\n\n\n".join(section.strip("\n") for section in sections) + "\n"
+
+
+def _header(estimator):
     kind = "classes" if estimator._kind == "classifier" else "values"
     call = "predict(X) and predict_proba(X)" if kind == "classes" else "predict(X)"
     shape = ", ".join(["n", *map(str, estimator._row_shape)])
@@ -109,9 +112,15 @@ def rows(X):
 '''
 
 
-def _network(lines, result):
+def _network(program):
+    """The function `network` with those that it calls, and the weights."""
+    arrays = _arrays(program)
+    lines, result, used = _body(program, arrays)
     body = textwrap.indent("\n".join([*lines, f"return {result}"]), "    ")
-    return f'def network(X):\n    """Layer after layer, in eval mode."""\n{body}'
+    functions = [f'def network(X):\n    """Layer after layer, in eval mode."""\n{body}']
+    functions += [inspect.getsource(function) for function in _with_helpers(used)]
+    weights = [_weight(name, array) for name, array in arrays.values()]
+    return [*functions, UNPACK], "\n".join(weights)
 
 
 def _predict(classifies):
