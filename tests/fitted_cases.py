@@ -61,13 +61,18 @@ CASES = {
         1e-12,
     ),
     "classifier of str objects, float32": (
-        lambda: OBDClassifier(**SHORT, activation="silu"),
+        lambda: OBDClassifier(**SHORT, activation="gelu"),
         lambda: iris(np.float32, np.array(["a", "bb", "c"], dtype=object)),
         1e-5,
     ),
+    "classifier of two strings": (
+        lambda: OBDClassifier(**SHORT, activation="silu"),
+        lambda: (cancer()[0].astype(np.float64), np.array(["benign", "malign"])[cancer()[1] * 1]),
+        1e-12,
+    ),
     "classifier of floats, early stopping": (
         lambda: OBDClassifier(**SHORT, early_stopping=True),
-        lambda: iris(labels=(0.5, 1.5, 2.25)),
+        lambda: iris(labels=(1.0, 2.0, 5.0)),
         1e-12,
     ),
     "regressor": (lambda: OBDRegressor(**SHORT, activation="logistic"), diabetes, 1e-12),

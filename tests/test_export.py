@@ -60,7 +60,11 @@ def test_the_numpy_file_predicts_the_same_where_nothing_else_can_be_imported(nam
     close([found[key] for key in found], estimator, X, CASES[name][2])
 
 
-@every_case
+#: GELU in float64, of which onnxruntime has no Erf.
+NOT_IN_ONNXRUNTIME = ("classifier of strings", "embedding")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_IN_ONNXRUNTIME])
 @pytest.mark.parametrize("n_rows", [1, 37])
 def test_onnxruntime_predicts_the_same(name, n_rows, tmp_path):
     estimator, X = fitted(name)
@@ -71,6 +75,13 @@ def test_onnxruntime_predicts_the_same(name, n_rows, tmp_path):
     assert outputs == (["label", "probabilities"] if classifies else ["variable"])
     found = session.run(None, {"X": X[:n_rows]})
     close(found, estimator, X[:n_rows], max(CASES[name][2], 1e-9))
+
+
+@pytest.mark.parametrize("name", NOT_IN_ONNXRUNTIME)
+def test_what_onnxruntime_lacks_is_named_with_the_way_out(name, tmp_path):
+    with pytest.raises(ValueError, match=r"Erf.*float32"):
+        fitted(name)[0].to_onnx(tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
 
 
 @every_case
@@ -107,7 +118,7 @@ def test_networks_of_every_architecture_in_onnx_and_torch(module, images, tmp_pa
 def test_a_layer_without_a_counterpart_is_named_with_the_way_out(images, tmp_path):
     X, y = images
     clf = OBDClassifier(classifier_net(Recurrent, max_epochs=1), prune_rate=0).fit(X, y)
-    with pytest.raises(ValueError, match=r"(?s)lstm.*used by lstm \(LSTM\).*to_onnx"):
+    with pytest.raises(ValueError, match=r"counterpart of .*used by lstm \(LSTM\).*to_onnx"):
         clf.to_numpy(tmp_path / "net.py")
     assert not (tmp_path / "net.py").exists()
 
@@ -173,7 +184,7 @@ SPATIAL = {
     "global mean": lambda x: x.mean((2, 3)) + x.sum(dim=(2, 3)),
 }
 POINTWISE = {
-    name: lambda x, f=getattr(F, name): f(x)
+    name: getattr(F, name)
     for name in (
         *("relu", "relu6", "hardtanh", "tanh", "sigmoid", "logsigmoid", "gelu", "silu", "mish"),
         *("softplus", "softsign", "leaky_relu", "elu", "selu", "celu", "hardsigmoid", "hardswish"),
@@ -186,7 +197,7 @@ POINTWISE = {
     "arithmetic": lambda x: (2 - x) * x / 3 + x**2 - torch.exp(-x.square()) + abs(x).sqrt(),
     "clamp": lambda x: x.clamp(-0.3, 0.4).clamp(min=-0.1),
     "log_softmax": lambda x: F.log_softmax(x, 1),
-    "shapes": lambda x: torch.cat([x.permute(0, 2, 3, 1).transpose(1, 3), x], 1)[:, 1:5:2],
+    "shapes": lambda x: torch.cat([x.permute(0, 2, 3, 1).transpose(1, 3).mT, x.abs()], 1)[:, 1:5:2],
     "views": lambda x: x.view(x.shape[0], -1).unflatten(1, (5, -1)).unsqueeze(1).squeeze(1),
     "batch_norm": lambda x: F.batch_norm(x, W["b"], W["b"] ** 2, W["b"], None),
     "layer_norm": lambda x: F.layer_norm(x, x.shape[1:]),

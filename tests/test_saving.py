@@ -291,7 +291,7 @@ FORGERIES = {
     "NaN": (tensor("values/hidden0.weight", lambda t: t * torch.nan), "NaN or infinity"),
     "mask": (tensor("mask/hidden0.weight", lambda t: t[:-3]), "mask/hidden0.weight does not fit"),
     "saliency": (tensor("saliency/output.weight", lambda t: t[1:]), "a value for each alive"),
-    "table": (tensor("path", lambda t: t[:, 1:]), "path's table"),
+    "table": (tensor("path", lambda t: t[:, 1:].clone()), "path's table"),
     "counts": (tensor("path", lambda t: t + 0.5), "no whole numbers"),
     "deleted": (tensor("deleted_at/hidden0.weight", lambda t: t[:-1]), "deleted_at/hidden0.weight"),
     "other mask": (
@@ -335,14 +335,17 @@ def test_any_field_of_the_header_may_be_anything(data, saved, tmp_path_factory):
     path.write_bytes(saving.to_bytes(header, tensors))
     estimator = unfitted("classifier")
     before = dict(vars(estimator))
+    reason = None
     try:
         estimator.load_params(path)
     except ValueError as error:
-        assert str(path) in str(error)
-        assert vars(estimator) == before
-    else:
+        reason = str(error)
+    if reason is None:
         X = fitted("classifier")[1]
         assert len(estimator.predict(X)) == len(X)
+    else:
+        assert str(path) in reason
+        assert vars(estimator) == before
 
 
 def test_a_header_that_is_no_json_is_refused(saved, tmp_path):
@@ -396,8 +399,8 @@ def test_rows_come_back_from_their_code(rows):
 
 
 def test_a_code_that_unpacks_to_more_than_its_shape_is_refused():
-    coding, code = encode_mask(np.zeros(10**7, dtype=bool) | (np.arange(10**7) == 0))
-    with pytest.raises(ValueError, match="length|past"):
+    coding, code = encode_mask(np.arange(10**7) == 10**6)
+    with pytest.raises(ValueError, match="length"):
         decode_mask(coding, code, (10,))
     with pytest.raises(ValueError, match="length"):
         decode_rows(encode_rows(np.zeros(10**7, np.int32)), (10,))

@@ -69,9 +69,9 @@ def _runner(data, estimator):
     except Exception as error:
         # onnxruntime's exceptions have no common public class.
         raise ValueError(
-            f"onnxruntime cannot run the network in {estimator._row_dtype}: "
-            f"{str(error).strip().splitlines()[0]} It has fewer operations in float64 than in "
-            "float32: fit to float32 X, with a float32 module."
+            f"onnxruntime cannot run the network: {str(error).strip().splitlines()[0]}. It has "
+            "fewer operations in float64 than in float32 (GELU is one that it lacks): fit to "
+            "float32 X, with a float32 module."
         ) from error
 
     def run(rows):

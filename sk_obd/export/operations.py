@@ -370,6 +370,10 @@ def matrix_transpose(x):
     return x.T
 
 
+def mT(x):
+    return x.swapaxes(-1, -2)
+
+
 def cat(tensors, dim=0):
     return np.concatenate(tensors, axis=dim)
 
@@ -427,7 +431,7 @@ NAMES = {
     ),
     **dict.fromkeys(("detach", "detach_", "lift_fresh_copy", "_assert_tensor_metadata"), same),
     **dict.fromkeys(("view", "_unsafe_view", "reshape"), reshape),
-    **dict.fromkeys(("numpy_T", "t", "mT"), matrix_transpose),
+    **dict.fromkeys(("numpy_T", "t"), matrix_transpose),
     "_to_copy": to,
     "relu_": relu,
     "hardtanh_": hardtanh,

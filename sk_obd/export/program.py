@@ -38,7 +38,11 @@ class Predictor(nn.Module):
 
     def forward(self, X):
         output = self.module(X)
-        output = self.nonlinearity(output[0] if isinstance(output, tuple) else output)
+        output = output[0] if isinstance(output, tuple) else output
+        if self.classifies and self.threshold is not None:
+            # As skorch's binary net does.
+            output = output.reshape(-1)
+        output = self.nonlinearity(output)
         if not self.classifies:
             values = output.reshape(-1, *self.mean.shape).to(torch.float64)
             return values * self.scale + self.mean
