@@ -1,6 +1,5 @@
-"""What the classifier and the regressor share: from X and y to a pruned network and back."""
+"""What the classifier and the regressor share: from X and y to a pruned network."""
 
-import copy
 import warnings
 
 import numpy as np
@@ -9,20 +8,21 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
-from skorch.history import History
+from sklearn.utils.validation import validate_data
 
-from . import inputs, saving
+from . import inputs
 from .data import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
+from .fitted import FittedMixin
 from .groups import groups_of
 from .isolation import isolated_generators, one_thread, seed_generators
-from .masks import count_alive, prunable_names
+from .masks import prunable_names
 from .memory import Finished, key_of
 from .modules import default_net
 from .networks import (
     cast,
     check_criterion,
     check_net,
+    describe_rows,
     duplicate,
     input_dtype,
     is_small,
@@ -37,7 +37,7 @@ from .pruning import Recipe, count_iterations, prune
 from .schedule import target_total
 
 
-class BaseOBD(CallbackSupportMixin, BaseEstimator):
+class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
     """The scikit-learn face of the recipe; subclasses know their targets."""
 
     _kind = None  # "classifier" or "regressor"
@@ -211,6 +211,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
             with one_thread(self._single_thread):
                 objective = Objective.of_net(net, X, y, unequal(weights))
                 rows = objective.some_rows(2)
+                self._row_shape, self._row_dtype = describe_rows(rows)
                 self._readers = inputs.reading_layers(net.module_, rows)
                 path = self._start_path(net, rows, resume)
                 recipe = self._recipe(net, seed)
@@ -318,36 +319,6 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         fixed = self.random_state is not None
         return Finished(self.memory, key_of(net, objective, path, recipe, fixed))
 
-    def _settle(self, net, path):
-        """Make `path.kept` the fitted network."""
-        path.load(path.kept, net.module_)
-        path.module = net.module_
-        net.module_.eval()
-        net.initialize_optimizer()
-        net.history_ = History(path.history)
-        self.net_ = net
-        self.path_ = path
-        self.n_iter_ = path.kept
-        masks = path.masks(path.kept)
-        self.n_params_ = count_alive(masks)
-        self.mask_ = {name: mask.numpy() for name, mask in masks.items()}
-        self.ranking_ = {name: ranking.numpy() for name, ranking in path.ranking().items()}
-        self.support_ = inputs.support(self.mask_, self._readers, self.n_features_in_)
-        self._set_saliencies(path.saliencies())
-
-    def _set_saliencies(self, saliency):
-        """Set saliencies_ and what is computed from them; without, unset them."""
-        for name in ("saliencies_", "feature_importances_"):
-            self.__dict__.pop(name, None)
-        if saliency is None:
-            return
-        self.saliencies_ = {
-            name: saliency[name].cpu().numpy() if name in saliency else np.zeros(mask.shape)
-            for name, mask in self.mask_.items()
-        }
-        if self._readers is not None:
-            self.feature_importances_ = inputs.importances(self.saliencies_, self._readers)
-
     def _recipe(self, net, seed):
         return Recipe(
             prune_rate=self.prune_rate,
@@ -410,12 +381,6 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         check_consistent_length(X, y)
         return X, y
 
-    def _check_X(self, X):
-        check_is_fitted(self, "net_")
-        refuse_mapping(X, type(self).__name__)
-        X = validate_data(self, X, reset=False, **X_RULES)
-        return cast(X, input_dtype(self.net_.module_, X))
-
     def _scored_rows(self, X, y, weights, X_val, y_val, seed):
         """Rows trained on, and what the scorer is given for the training and validation rows.
 
@@ -443,109 +408,9 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         scored["train"] = (X, y[rows], as_kwarg(weights, rows))
         return rows, scored
 
-    # -- afterwards ----------------------------------------------------------------------------
-
-    def _forward(self, method, X):
-        """What the net's method of that name returns for X."""
-        X = self._check_X(X)
-        with one_thread(self._single_thread):
-            return getattr(self.net_, method)(X)
-
-    def at(self, *, iteration=None, n_params=None, prune_rate=None):
-        """A fitted copy with the network of an earlier row of the path, without training.
-
-        Parameters
-        ----------
-        iteration : int, optional
-            A row of ``path_``; 0 is the dense network.
-        n_params : int, optional
-            The smallest network with at least so many parameters.
-        prune_rate : float, optional
-            The smallest network of which at most this share is deleted.
-
-        Returns
-        -------
-        estimator
-            Its ``path_`` ends at that row. ``saliencies_`` and ``feature_importances_`` are
-            there only where the row is the one kept by fit: others would need the data.
-
-        Raises
-        ------
-        ValueError
-            If no kept row fits; it lists the rows.
-        """
-        check_is_fitted(self, "net_")
-        row = self.path_.find(iteration=iteration, n_params=n_params, prune_rate=prune_rate)
-        return self._fitted_copy(self.net_, self.path_, row)
-
-    def _fitted_copy(self, net, path, row):
-        """This estimator as it would be if fit had ended at a row of `path`."""
-        fitted = copy.copy(self)
-        fitted._settle(duplicate(net), path.cut(row))
-        return fitted
-
-    def save_params(self, path):
-        """Save the fitted network to a file, without pickle.
-
-        A safetensors file: the values of what is alive, the masks as compressed bits, the
-        buffers, the classes (or the scale of y), the path's table, and a JSON header. The
-        module's code, ``saliencies_``, ``ranking_`` and the networks of other rows are not in it.
-
-        Parameters
-        ----------
-        path : str or path
-            Replaced if it is there; complete, or left as it was.
-
-        Raises
-        ------
-        ImportError
-            Without safetensors (``pip install 'sk_obd[save]'``).
-        ValueError
-            If the class labels are neither numbers nor text.
-        """
-        check_is_fitted(self, "net_")
-        saving.save(self, path)
-
-    def load_params(self, path):
-        """Become fitted by a file of :meth:`save_params`; loading runs no code from it.
-
-        Parameters
-        ----------
-        path : str or path
-
-        Returns
-        -------
-        self
-            Fitted as at the time of saving, but for ``saliencies_``, ``feature_importances_``
-            and ``ranking_``, which would need the data or are not in the file.
-
-        Raises
-        ------
-        ImportError
-            Without safetensors.
-        ValueError
-            If the file is damaged or foreign, or was saved with another net, naming what
-            differs; the estimator is left as it was.
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> from sklearn.datasets import load_iris
-        >>> from sk_obd import OBDClassifier
-        >>> X, y = load_iris(return_X_y=True)
-        >>> clf = OBDClassifier(max_epochs=20, retrain_epochs=2, random_state=0).fit(X, y)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     clf.save_params(os.path.join(folder, "iris.safetensors"))
-        ...     copy = OBDClassifier().load_params(os.path.join(folder, "iris.safetensors"))
-        >>> bool((copy.predict(X) == clf.predict(X)).all()), copy.n_params_ == clf.n_params_
-        (True, True)
-        """
-        saving.load(self, path)
-        return self
-
-    def _net_for_loading(self, dtype):
-        """The net as it starts, for as many features and outputs as are known, without data."""
-        X = np.broadcast_to(np.zeros(1, dtype=dtype), (2, self.n_features_in_))
+    def _net_for_loading(self):
+        """The net as it starts, for rows and outputs as they are known, without data."""
+        X = np.broadcast_to(np.zeros((), dtype=self._row_dtype), (2, *self._row_shape))
         with isolated_generators():
             net = self._default_net(X, 2.0) if self.net is None else self.net
             return start(net, X, self._some_targets())

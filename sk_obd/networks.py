@@ -180,6 +180,11 @@ def module_dtype(module):
     return torch.get_default_dtype()
 
 
+def describe_rows(X):
+    """Shape of a row, and the name of the type in which X enters the module."""
+    return tuple(X.shape[1:]), str(X.dtype).removeprefix("torch.")
+
+
 @contextmanager
 def evaluating(module):
     """Put `module` in eval mode; give every submodule its own mode back on leaving."""

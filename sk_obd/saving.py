@@ -8,13 +8,12 @@ estimator that loads has it), saliencies, rankings, and the networks of other ro
 import json
 import math
 import os
-import tempfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from .files import require, write_whole
 from .iteration import Network
 from .masks import prunable_names
 from .path import COLUMNS, PruningPath
@@ -36,7 +35,9 @@ def save(estimator, path):
     ValueError
         If the classes are neither numbers nor text.
     """
-    safetensors = import_safetensors()
+    require("safetensors", task="save_params")
+    import safetensors.torch
+
     pruning = estimator.path_
     masks = pruning.masks(pruning.kept)
     network = Network.of(estimator.net_.module_, masks)
@@ -62,19 +63,12 @@ def save(estimator, path):
         "classes": None if classes is None else as_json(classes),
         "n_features_in": estimator.n_features_in_,
         "feature_names_in": list(getattr(estimator, "feature_names_in_", [])) or None,
+        "row_shape": list(estimator._row_shape),
+        "row_dtype": estimator._row_dtype,
         "readers": estimator._readers,
         "single_thread": estimator._single_thread,
     }
-    raw = safetensors.torch.save(tensors, {KEY: json.dumps(header)})
-    target = Path(path)
-    handle, beside = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-        os.replace(beside, target)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    write_whole(path, safetensors.torch.save(tensors, {KEY: json.dumps(header)}))
 
 
 def load(estimator, path):
@@ -95,10 +89,11 @@ def load(estimator, path):
         fitted.n_features_in_ = header["n_features_in"]
         if header["feature_names_in"] is not None:
             fitted.feature_names_in_ = np.array(header["feature_names_in"], dtype=object)
+        fitted._row_shape, fitted._row_dtype = tuple(header["row_shape"]), header["row_dtype"]
         fitted._restore_targets(targets_of(header, tensors))
         if estimator.net is None:
             check_width(header, tensors, path)
-        net = fitted._net_for_loading(numpy_dtype(header))
+        net = fitted._net_for_loading()
         check_parameters(header["parameters"], net.module_, path)
         masks = {
             name: unpack(tensors[f"mask/{name}"], p.shape)
@@ -116,24 +111,15 @@ def load(estimator, path):
     vars(estimator).update(vars(fitted))
 
 
-def import_safetensors():
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError(
-            "save_params and load_params need safetensors. Install it with "
-            "pip install 'sk_obd[save]', or pip install safetensors."
-        ) from error
-    return safetensors
-
-
 def damaged(path, what):
     return ValueError(f"{os.fspath(path)!r} is no file of save_params, or is damaged: {what}.")
 
 
 def read(path):
     """The header and the tensors of a file."""
-    safetensors = import_safetensors()
+    require("safetensors", task="load_params")
+    import safetensors
+
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
@@ -168,6 +154,11 @@ def check_header(header, estimator, path):
     rows, kept, n_features = header["rows"], header["kept"], header["n_features_in"]
     if not (type(n_features) is int and 0 < n_features < 2**31):
         raise damaged(path, f"n_features_in is {n_features!r}")
+    shape = header["row_shape"]
+    if not all(type(n) is int and n > 0 for n in shape) or math.prod(shape) >= 2**28:
+        raise damaged(path, f"its rows have shape {shape!r}")
+    if shape[0] != n_features or header["row_dtype"] not in ("float32", "float64", "int64"):
+        raise damaged(path, f"its rows are of {shape!r} {header['row_dtype']!r}")
     names = header["feature_names_in"]
     if names is not None and (len(names) != n_features or not all(type(n) is str for n in names)):
         raise damaged(path, f"{len(names)} feature names for {n_features} features")
@@ -317,12 +308,6 @@ def from_json(classes):
     if dtype.kind == "O" and not all(type(value) is str for value in values):
         raise ValueError("The file's classes are not text.")
     return values
-
-
-def numpy_dtype(header):
-    """Floating type of the data that the network was fitted to: that of its parameters."""
-    names = {dtype for _, dtype in header["parameters"].values()}
-    return np.float32 if "torch.float32" in names else np.float64
 
 
 def none_for_nan(value):

@@ -263,9 +263,14 @@ def altered(file, change_header=None, change_tensors=None):
     file.write_bytes(save(tensors, {"sk_obd": text}))
 
 
+def widened(header):
+    header["n_features_in"] = 10**6
+    header["row_shape"] = [10**6]
+
+
 def swollen(header):
-    header["n_features_in"] = 10**9
-    header["parameters"]["hidden0.weight"][0] = [8, 10**9]
+    widened(header)
+    header["parameters"]["hidden0.weight"][0] = [8, 10**6]
 
 
 HEADERS = {
@@ -281,9 +286,12 @@ HEADERS = {
     "negative row": (lambda h: h.update(kept=-1), "has no row -1"),
     "no features": (lambda h: h.update(n_features_in=0), "n_features_in is 0"),
     "absurd features": (lambda h: h.update(n_features_in=10**30), "n_features_in is 10"),
-    "a billion features": (lambda h: h.update(n_features_in=10**9), "reads 4 of 1000000000"),
-    "a billion weights": (swollen, "is not one of 8000000000 parameters"),
-    "other features": (lambda h: h.update(n_features_in=5), "reads 4 of 5 features"),
+    "rows of another shape": (lambda h: h.update(row_shape=[5]), "rows are of"),
+    "rows of no shape": (lambda h: h.update(row_shape=[4, -1]), "rows have shape"),
+    "rows of no type": (lambda h: h.update(row_dtype="object"), "rows are of"),
+    "many features": (widened, "reads 4 of 1000000 features"),
+    "many weights": (swollen, "is not one of 8000000 parameters"),
+    "other features": (lambda h: h.update(n_features_in=5), "rows are of"),
     "names": (lambda h: h.update(feature_names_in=["a"]), "1 feature names for 4"),
     "classes": (lambda h: h["classes"].update(values=[1, 1, 2]), "different labels"),
     "one class": (lambda h: h["classes"].update(values=[1]), "different labels"),
@@ -368,7 +376,7 @@ def test_without_safetensors_the_error_says_what_to_install():
         try:
             OBDClassifier().load_params("file")
         except ImportError as error:
-            assert "pip install 'sk_obd[save]'" in str(error)
+            assert "pip install 'sk_obd[export]'" in str(error)
         else:
             raise AssertionError
     """

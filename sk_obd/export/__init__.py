@@ -1,0 +1,11 @@
+"""The predictor outside of scikit-learn: as an ONNX, a torch or a plain NumPy program.
+
+`program` turns an estimator into one `torch.export` program from X to predictions; each of the
+other modules writes that program in a form of its own and checks it against the estimator.
+"""
+
+from .numpy_file import to_numpy
+from .onnx_file import to_onnx
+from .torch_file import to_torch
+
+__all__ = ["to_numpy", "to_onnx", "to_torch"]

@@ -1,0 +1,256 @@
+"""The predictor as a Python file that needs nothing but NumPy."""
+
+import ast
+import base64
+import inspect
+import operator
+import textwrap
+import zlib
+
+import numpy as np
+import torch
+from torch import fx
+
+from .. import __version__
+from ..files import write_whole
+from . import operations
+from .program import check_program, export_program
+
+#: Below this share of entries that are not zero, only those are stored, with a bit for each entry.
+SPARSE_BELOW = 0.9
+
+#: How torch's programs compute with numbers of rows.
+ARITHMETIC = {
+    operator.add: "+",
+    operator.sub: "-",
+    operator.mul: "*",
+    operator.floordiv: "//",
+}
+
+#: Arguments that say where or how a tensor lies in memory.
+LAYOUT = {"layout", "device", "pin_memory", "memory_format", "non_blocking", "copy"}
+
+IMPORTS = "import base64\nimport math\nimport zlib\n\nimport numpy as np\n"
+
+UNPACK = '''
+def unpack(dtype, shape, values, alive=None):
+    """An array; with `alive`, a bit for each entry, only those set are in `values`."""
+    data = zlib.decompress(base64.b85decode(values.replace("\\n", "")))
+    values = np.frombuffer(data, dtype)
+    if alive is None:
+        return values.reshape(shape)
+    bits = np.frombuffer(zlib.decompress(base64.b85decode(alive.replace("\\n", ""))), np.uint8)
+    array = np.zeros(math.prod(shape), dtype)
+    array[np.unpackbits(bits, count=array.size).astype(bool)] = values
+    return array.reshape(shape)
+'''
+
+
+def to_numpy(estimator, path, X=None):
+    """Write the predictor as a NumPy program (see ``BaseOBD.to_numpy``)."""
+    source = numpy_source(estimator)
+    namespace = {"__name__": "exported"}
+    exec(compile(source, str(path), "exec"), namespace)
+    predict, proba = namespace["predict"], namespace.get("predict_proba")
+    run = predict if proba is None else lambda rows: (predict(rows), proba(rows))
+    check_program(estimator, run, X, "The NumPy program")
+    write_whole(path, source.encode())
+
+
+def numpy_source(estimator):
+    """The text of the program.
+
+    Raises
+    ------
+    ValueError
+        For an operation that has no counterpart in `operations`, naming the layer.
+    """
+    program = export_program(estimator)
+    about = [_header(estimator), IMPORTS, f"ROW_SHAPE = {tuple(estimator._row_shape)}"]
+    classifies = estimator._kind == "classifier"
+    if classifies:
+        classes = estimator.classes_
+        dtype = "object" if classes.dtype == object else f'"{classes.dtype.str}"'
+        about.append(f"CLASSES = np.array({classes.tolist()!r}, dtype={dtype})")
+    functions, weights = _network(program)
+    return _joined(
+        ["\n".join(about), *_predict(classifies), _rows_function(estimator), *functions, weights]
+    )
+
+
+def source_of(program):
+    """The text of a ``torch.export`` program alone, a function ``network(X)``."""
+    functions, weights = _network(program)
+    return _joined([IMPORTS, *functions, weights])
+
+
+def _joined(sections):
+    return "\n\n\n".join(section.strip("\n") for section in sections) + "\n"
+
+
+def _header(estimator):
+    kind = "classes" if estimator._kind == "classifier" else "values"
+    call = "predict(X) and predict_proba(X)" if kind == "classes" else "predict(X)"
+    shape = ", ".join(["n", *map(str, estimator._row_shape)])
+    return (
+        f'"""A network that predicts {kind}, in NumPy alone; written by sk_obd {__version__}.\n\n'
+        f"{call} take X of shape ({shape}), any number n of rows, as\n"
+        f"{estimator._row_dtype}. Of {estimator.path_[0]['n_params']} parameters "
+        f"{estimator.n_params_} were left after pruning.\n"
+        '"""\n'
+    )
+
+
+def _rows_function(estimator):
+    return f'''
+def rows(X):
+    """X in the shape and type of the network's input."""
+    X = np.asarray(X, dtype=np.{estimator._row_dtype})
+    if X.shape[1:] != ROW_SHAPE or X.ndim != {len(estimator._row_shape) + 1}:
+        raise ValueError(f"X has shape {{X.shape}}; expected (n, *{{ROW_SHAPE}})")
+    return X
+'''
+
+
+def _network(program):
+    """The function `network` with those that it calls, and the weights."""
+    arrays = _arrays(program)
+    lines, result, used = _body(program, arrays)
+    body = textwrap.indent("\n".join([*lines, f"return {result}"]), "    ")
+    functions = [f'def network(X):\n    """Layer after layer, in eval mode."""\n{body}']
+    functions += [inspect.getsource(function) for function in _with_helpers(used)]
+    weights = [_weight(name, array) for name, array in arrays.values()]
+    return [*functions, UNPACK], "\n".join(weights)
+
+
+def _predict(classifies):
+    if not classifies:
+        return ['def predict(X):\n    """Values."""\n    return network(rows(X))']
+    return [
+        'def predict(X):\n    """Class labels."""\n    return CLASSES[network(rows(X))[0]]',
+        'def predict_proba(X):\n    """Probabilities, a column for each of CLASSES."""\n'
+        "    return network(rows(X))[1]",
+    ]
+
+
+# -- the body ----------------------------------------------------------------------------------
+
+
+def _arrays(program):
+    """Weights and constants that the program reads: (their names, arrays) by graph node's name."""
+    signature, graph = program.graph_signature, program.graph
+    targets = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    found = {}
+    for node in graph.nodes:
+        if node.op != "placeholder" or node.name not in targets or not node.users:
+            continue
+        target = targets[node.name]
+        tensor = program.state_dict.get(target, program.constants.get(target))
+        name = target.removeprefix("module.").replace(".", "_")
+        name = f"w{name}" if name[:1].isdigit() else name
+        found[node.name] = (f"{name}_" if hasattr(operations, name) else name, tensor)
+    return {key: (name, tensor.detach().numpy()) for key, (name, tensor) in found.items()}
+
+
+def _body(program, arrays):
+    """Lines of code, what is returned, and the functions called."""
+    names = {key: name for key, (name, _) in arrays.items()}
+    lines, used = [], {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            names.setdefault(node.name, "X")
+        elif node.op == "output":
+            results = [_text(value, names) for value in node.args[0]]
+            return lines, ", ".join(results), used
+        else:
+            if not node.users:
+                continue
+            names[node.name] = f"x{len(lines) + 1}"
+            comment = _layer(node)
+            line = f"{names[node.name]} = {_expression(node, names, used)}"
+            lines.append(f"{line}  # {comment}" if comment else line)
+    raise AssertionError("a program ends with its output")
+
+
+def _expression(node, names, used):
+    if node.target in ARITHMETIC and not _is_tensor(node):
+        left, right = (_text(value, names) for value in node.args)
+        return f"({left} {ARITHMETIC[node.target]} {right})"
+    operation = str(node.target)
+    if node.target is operator.getitem:
+        operation = "aten.getitem"
+    function = operations.TABLE.get(operation.split(".")[1] if "." in operation else operation)
+    if function is None or not operation.startswith("aten."):
+        where = _layer(node) or "the network"
+        raise ValueError(
+            f"to_numpy has no counterpart of {operation}, used by {where}. Export with to_onnx or "
+            "to_torch, which take more layers."
+        )
+    used[function.__name__] = function
+    args = [_text(value, names) for value in node.args]
+    args += [f"{k}={_text(v, names)}" for k, v in node.kwargs.items() if k not in LAYOUT]
+    return f"{function.__name__}({', '.join(args)})"
+
+
+def _is_tensor(node):
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _layer(node):
+    """The module that a node belongs to: its name and class, where it is a layer with a name."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack or not stack[-1][0].startswith("module"):
+        return ""
+    name, kind = stack[-1][0].removeprefix("module").removeprefix("."), str(stack[-1][1])
+    kind = kind.rpartition(".")[2].strip("'>")
+    return f"{name} ({kind})" if name else kind
+
+
+def _text(value, names):
+    """An argument as Python source."""
+    if isinstance(value, fx.Node):
+        return names[value.name]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_text(v, names) for v in value)}]"
+    if isinstance(value, torch.dtype):
+        return f"np.{str(value).removeprefix('torch.')}".replace("np.bool", "np.bool_")
+    if isinstance(value, float) and not np.isfinite(value):
+        return f"float('{value}')"
+    return repr(value)
+
+
+def _with_helpers(used):
+    """The functions used and those that they call, callers first."""
+    found, todo = {}, list(used.values())
+    while todo:
+        function = todo.pop(0)
+        found.setdefault(function.__name__, function)
+        read = ast.walk(ast.parse(inspect.getsource(function)))
+        called = [getattr(operations, n.id, None) for n in read if isinstance(n, ast.Name)]
+        todo += [f for f in called if inspect.isfunction(f) and f.__name__ not in found]
+    return found.values()
+
+
+# -- weights -----------------------------------------------------------------------------------
+
+
+def _weight(name, array):
+    stored = (
+        (array != 0) | np.signbit(array)
+        if array.dtype.kind == "f"
+        else np.ones_like(array, dtype=bool)
+    )
+    head = f'{name} = unpack("{array.dtype.str}", {array.shape}, '
+    if stored.mean() >= SPARSE_BELOW or not array.ndim:
+        return f"{head}{_code(array)})"
+    return f"{head}{_code(array[stored])}, {_code(np.packbits(stored))})"
+
+
+def _code(array):
+    text = base64.b85encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
+    lines = [text[i : i + 96] for i in range(0, len(text), 96)]
+    return '"""' + "\n".join(["", *lines, ""]) + '"""'

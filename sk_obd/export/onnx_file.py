@@ -1,0 +1,84 @@
+"""The predictor as an ONNX file."""
+
+import warnings
+
+import numpy as np
+import torch
+
+from ..files import require, write_whole
+from .program import check_program, export_program
+
+
+def to_onnx(estimator, path, X=None):
+    """Write the predictor as an ONNX file (see ``BaseOBD.to_onnx``)."""
+    require("onnx", "onnxscript", "onnxruntime", task="to_onnx")
+    program = export_program(estimator)
+    classifies = estimator._kind == "classifier"
+    try:
+        with warnings.catch_warnings():
+            # Of the exporter's own making.
+            warnings.simplefilter("ignore")
+            model = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=["X"],
+                output_names=["code", "probabilities"] if classifies else ["variable"],
+            ).model_proto
+    except Exception as error:
+        # Whatever has no counterpart in ONNX.
+        raise ValueError(
+            f"torch.onnx cannot write the module {type(estimator.net_.module_).__name__}: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    if classifies:
+        _label(model, estimator.classes_)
+    data = model.SerializeToString()
+    check_program(estimator, _runner(data, estimator), X, "onnxruntime")
+    write_whole(path, data)
+
+
+def _label(model, classes):
+    """Put ``label = classes[code]`` in the place of the output ``code``."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    if classes.dtype.kind in "UO":
+        known = helper.make_tensor(
+            "classes", TensorProto.STRING, [len(classes)], [str(c).encode() for c in classes]
+        )
+    else:
+        known = numpy_helper.from_array(classes, "classes")
+    graph = model.graph
+    graph.initializer.append(known)
+    graph.node.append(helper.make_node("Gather", ["classes", "code"], ["label"], axis=0))
+    outputs = {output.name: output for output in graph.output}
+    rows = outputs["probabilities"].type.tensor_type.shape.dim[0].dim_param or "n_rows"
+    label = helper.make_tensor_value_info("label", known.data_type, [rows])
+    del graph.output[:]
+    graph.output.extend([label, outputs["probabilities"]])
+
+
+def _runner(data, estimator):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # onnxruntime's exceptions have no common public class.
+        raise ValueError(
+            f"onnxruntime cannot run the network: {str(error).strip().splitlines()[0]}. It has "
+            "fewer operations in float64 than in float32 (GELU is one that it lacks): fit to "
+            "float32 X, with a float32 module."
+        ) from error
+
+    def run(rows):
+        found = session.run(None, {"X": rows})
+        if estimator._kind == "regressor":
+            return found[0]
+        labels = np.asarray(found[0])
+        return labels.astype(estimator.classes_.dtype), found[1]
+
+    return run

@@ -1,0 +1,30 @@
+"""The predictor as a saved `torch.export` program."""
+
+import io
+import json
+
+import torch
+
+from ..files import write_whole
+from .program import check_program, export_program
+
+
+def to_torch(estimator, path, X=None):
+    """Save the predictor as a program of torch (see ``BaseOBD.to_torch``)."""
+    program = export_program(estimator)
+    classes = getattr(estimator, "classes_", None)
+    about = {"classes": None if classes is None else classes.tolist()}
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={"sk_obd.json": json.dumps(about, default=str)})
+    # What is checked is what a reader of the file will run.
+    module = torch.export.load(io.BytesIO(file.getvalue())).module()
+
+    def run(rows):
+        with torch.no_grad():
+            found = module(torch.from_numpy(rows))
+        if classes is None:
+            return found.numpy()
+        return classes[found[0].numpy()], found[1].numpy()
+
+    check_program(estimator, run, X, "The program of torch.export")
+    write_whole(path, file.getvalue())
