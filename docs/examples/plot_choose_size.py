@@ -50,7 +50,7 @@ for name, network in {"dense": clf.at(iteration=0), "chosen": clf}.items():
 
 # %%
 # The picture: each line a fold, the band the mean and its standard error. The rule takes the
-# smallest network whose mean is above the dashed line, which is one standard error below the best.
+# smallest network whose mean is below the dashed line, which is one standard error above the best.
 n_folds = 5
 folds = -results[[f"split{k}_test_score" for k in range(n_folds)]]
 loss = folds.mean(axis=1)
@@ -72,7 +72,8 @@ for row, color, label in [(best, "C2", "best"), (clf.best_index_, "C1", "chosen 
 ticks = [*sizes[:-1:4], sizes.iloc[-1]]
 ax.set(xscale="log", yscale="log")
 ax.set_xticks(ticks, [f"{n}" for n in ticks], fontsize=11)
-y_ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1) if tick < folds.max(axis=None)]
+low, high = folds.min(axis=None), folds.max(axis=None)
+y_ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1) if low < tick < high]
 ax.set_yticks(y_ticks, [f"{tick:g}" for tick in y_ticks], fontsize=11)
 ax.minorticks_off()
 ax.invert_xaxis()
