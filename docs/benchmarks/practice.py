@@ -8,7 +8,7 @@ for regression y. All networks are the default one with a hidden layer of the sa
   stands still, so that what retraining adds to pruned networks is not a matter of more training;
 - L2: dense, its weight decay chosen;
 - L1: lambda * sum |u| minimised by proximal steps (each followed by soft thresholding in Adam's
-  own metric), so that zeros are exact; lambda chosen, 600 epochs. The "cost with a complexity term"
+  own metric), so that zeros are exact; lambda chosen, 400 epochs. The "cost with a complexity term"
   that the paper argues against;
 - OBD and magnitude: the size chosen along one path a fold (OBDClassifierCV, OBDRegressorCV), the
   best one and the smallest within one standard error of it.
@@ -52,9 +52,9 @@ FULL = {
     "inner": 3,
     "hidden": 30,
     "epochs": 600,
-    "l1_epochs": 600,
-    "l2": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
-    "l1": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+    "l1_epochs": 400,
+    "l2": [0, 1e-4, 1e-3, 1e-2, 1e-1, 1],
+    "l1": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
     "prune_rate": 0.98,
     "step": 0.2,
 }

@@ -8,7 +8,8 @@ that all ways visit the same networks. One process, one after the other:
 - GridSearchCV over the rates with `memory`, which keeps every state, so that none is trained twice;
 - GridSearchCV over the rates with a fresh fit a cell.
 
-The first two alternate for three rounds (medians); the others run once. Scores must agree exactly.
+The first two alternate for three rounds (medians); the others run once. Times are seconds of the
+processor, which other work on the machine changes little. Scores must agree exactly.
 
     python docs/benchmarks/search.py --output docs/benchmarks/search.md
 """
@@ -37,9 +38,9 @@ QUICK = {
 
 
 def timed(function, *args):
-    """What a function returns, and the seconds it took."""
-    started = time.perf_counter()
-    return function(*args), time.perf_counter() - started
+    """What a function returns, and the processor's seconds it took."""
+    started = time.process_time()
+    return function(*args), time.process_time() - started
 
 
 def cross_validated(X, y, rates, settings):
@@ -125,7 +126,7 @@ def report(seconds, ours, settings):
         f"(step={STEP}), networks with {settings['parameters']}, the rest at its defaults; one "
         "process. Made by `docs/benchmarks/search.py`.",
         machine(),
-        table(["", "seconds", "ratio", "rounds"], rows),
+        table(["", "processor seconds", "ratio", "rounds"], rows),
         f"OBDClassifierCV to its parts, round by round: {', '.join(f'{r:.3f}' for r in ratios)}. "
         "All three ways gave exactly equal scores for every fold and prune rate, and the same "
         "final network.",
