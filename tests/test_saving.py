@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from fitted_cases import CASES, fitted, predictions, unfitted
 from nets import classifier_net
 from sklearn.exceptions import NotFittedError
 
