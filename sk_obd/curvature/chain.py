@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .categorical import NLL, CrossEntropy
+from .elementwise import BCE
 from .graph import elementwise, leaves, plain_name
-from .losses import BCE, NLL, CrossEntropy, Loss
 
 
 @dataclass
