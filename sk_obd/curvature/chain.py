@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .categorical import NLL, CrossEntropy
 from .elementwise import BCE
 from .graph import elementwise, leaves, plain_name
+from .loss import Loss
 
 
 @dataclass
