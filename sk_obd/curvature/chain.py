@@ -133,7 +133,7 @@ def _follow(link: Link, x: Tensor, bends: bool) -> bool:
     if set(leaves(x)) != {link.z}:
         return False
     known = elementwise(x)
-    ones = torch.ones_like(x)
+    ones = x.new_ones(()).expand_as(x)
     if not known:
         generator = torch.Generator().manual_seed(0)
         probe = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x) + 0.5
