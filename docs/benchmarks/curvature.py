@@ -7,7 +7,7 @@ named: only the time is looked at, and the largest difference from BackPACK's re
 what a fresh process takes at its peak above the one that only holds the data and has done a
 gradient pass.
 
-    python docs/benchmarks/curvature.py --cache curvature.jsonl \
+    python docs/benchmarks/curvature.py --cache curvature.jsonl \\
         --output docs/benchmarks/curvature.md
 
 With ``--nets`` only some are measured; the report is of all that the cache holds. BackPACK and
