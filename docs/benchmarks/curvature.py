@@ -1,28 +1,33 @@
 """``sk_obd.curvature.diagonal`` beside BackPACK, curvlinops and per-row torch.func.
 
-Times are in units of one gradient pass over the same rows, medians of runs taken in turn, so that
-what else the machine does hits all alike. BackPACK runs at the best of three chunk sizes. Inputs
-are random numbers in the shapes named: only the time is looked at, and the largest difference from
-BackPACK's result. Memory is what a fresh process takes at its peak above the one that only holds
-the data and has done a gradient pass.
+Times are in units of one gradient pass over the same rows, in one call or in batches of 1024 or
+256, whichever is fastest; medians of runs taken in turn, so that what else the machine does hits
+all alike. BackPACK runs at the best of three chunk sizes. Inputs are random numbers in the shapes
+named: only the time is looked at, and the largest difference from BackPACK's result. Memory is
+what a fresh process takes at its peak above the one that only holds the data and has done a
+gradient pass.
 
-    python docs/benchmarks/curvature.py --threads 1 --output docs/benchmarks/curvature.md
+    python docs/benchmarks/curvature.py --cache curvature.jsonl \\
+        --output docs/benchmarks/curvature.md
 
-BackPACK and curvlinops are left out where they are not installed. Memory needs Linux.
+With ``--nets`` only some are measured; the report is of all that the cache holds. BackPACK and
+curvlinops are left out where they are not installed. Memory needs Linux.
 """
 
 import argparse
 import copy
 import importlib.util
 import itertools
+import json
 import multiprocessing
 import resource
 import statistics
 import time
 import warnings
+from pathlib import Path
 
 import torch
-from report import machine, table
+from report import machine, publish, table
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
@@ -70,9 +75,18 @@ def problem(name, rows=None):
     )
 
 
-def gradient(module, criterion, X, y):
-    parameters = list(module.parameters())
-    return lambda: torch.autograd.grad(criterion(module(X), y), parameters)
+def gradient(rows):
+    def make(module, criterion, X, y):
+        parameters = list(module.parameters())
+        batches = list(zip(X.split(rows), y.split(rows), strict=True))
+
+        def call():
+            for X, y in batches:
+                torch.autograd.grad(criterion(module(X), y), parameters)
+
+        return call
+
+    return make
 
 
 def ours(method):
@@ -199,7 +213,7 @@ def peak(name, rows, label, pipe):
     """In a fresh process: KiB above a gradient pass over 64 rows."""
     torch.set_num_threads(1)
     given = problem(name, rows)
-    gradient(*given[:2], given[2][:64], given[3][:64])()
+    gradient(64)(*given[:2], given[2][:64], given[3][:64])()
     call = contenders(name, False)[label](*given)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     call()
@@ -221,61 +235,156 @@ def memory(name, rows, label):
         process.join()
 
 
-def report(names, rounds, quick):
-    for name in names:
-        given = problem(name, 256 if quick else None)
-        makes = {"gradient": gradient, **contenders(name, quick)}
-        calls = {label: make(*given) for label, make in makes.items()}
-        seconds = measure(calls, rounds * (5 if name.startswith("64") else 1))
-        unit = seconds["gradient"]
-        rows = [(k, f"{v * 1e3:.1f}", f"{v / unit:.2f}") for k, v in seconds.items()]
-        yield f"## {name}, {len(given[2])} rows\n\n{table(('', 'ms', 'passes'), rows)}\n"
-        peers = {k: v for k, v in seconds.items() if k.startswith("BackPACK DiagGGNExact")}
-        if peers:
-            best = min(peers, key=peers.get)
-            gap = difference(calls["ggn"](), calls[best]())
-            yield (
-                f"`ggn` is {peers[best] / seconds['ggn']:.1f} times as fast as {best}; largest "
-                f"difference between the two, relative to each tensor's largest entry: {gap:.1e}.\n"
-            )
-        if "BackPACK DiagHessian" in seconds:
-            times = seconds["BackPACK DiagHessian"] / seconds["hessian"]
-            yield f"`hessian` is {times:.0f} times as fast as BackPACK DiagHessian.\n"
+def time_of(name, threads, rounds, quick):
+    """Median seconds of every way on one network."""
+    torch.set_num_threads(threads)
+    given = problem(name, 256 if quick else None)
+    makes = {f"gradient, {rows} rows at a time": gradient(rows) for rows in (10**4, 1024, 256)}
+    makes |= contenders(name, quick)
+    calls = {label: make(*given) for label, make in makes.items()}
+    seconds = measure(calls, rounds * (5 if name.startswith("64") else 1))
+    best = fastest(seconds, "BackPACK DiagGGNExact")
+    gap = difference(calls["ggn"](), calls[best]()) if best else None
+    return {"rows": len(given[2]), "seconds": seconds, "gap": gap}
 
 
-def memory_report(names):
-    labels = ("ggn", "hessian", "BackPACK DiagGGNExact 128")
+def fastest(seconds, start):
+    found = {label: value for label, value in seconds.items() if label.startswith(start)}
+    return min(found, key=found.get) if found else None
+
+
+def memory_of(name):
+    """MiB at all rows of a network, and at four times as many."""
+    rows = NETS[name][1][0]
+    labels = [label for label in IN_MEMORY if label in contenders(name, False)]
+    return {label: [memory(name, n, label) for n in (rows, 4 * rows)] for label in labels}
+
+
+IN_MEMORY = ("ggn", "hessian", "BackPACK DiagGGNExact 128")
+
+
+def section(name, found):
+    """One network: all ways, on every number of threads measured."""
+    labels, rows = list(next(iter(found.values()))["seconds"]), []
+    for label in labels:
+        row = [label.replace("10000 rows at a time", "all rows at once")]
+        for result in found.values():
+            seconds = result["seconds"]
+            unit = seconds[fastest(seconds, "gradient")]
+            row += [f"{seconds[label] * 1e3:.1f}", f"{seconds[label] / unit:.2f}"]
+        rows.append(row)
+    header = [""]
+    for threads in found:
+        header += [f"ms, {threads} thread{'s' * (threads > 1)}", "passes"]
+    first = next(iter(found.values()))
+    parts = [f"## {name}, {first['rows']} rows", table(header, rows)]
+    if first["gap"] is not None:
+        parts.append(
+            "Largest difference of `ggn` from BackPACK, relative to each tensor's largest entry: "
+            f"{first['gap']:.1e}."
+        )
+    return parts
+
+
+def goals(name):
+    """(what, at most or at least, the goal) of one network."""
+    conv, small = name.startswith("LeNet"), name.startswith("64")
+    yield "ggn, passes", "<=", 5 if conv else 3.2
+    yield "BackPACK DiagGGNExact / ggn", ">=", 1.5 if conv else 3 if small else 2.2
+    if "tanh" in name:
+        yield "hessian, passes", "<=", 5
+        yield "BackPACK DiagHessian / hessian", ">=", 20
+    yield "recursion-lm, passes", "<=", 1.2
+    yield "fisher, passes", "<=", 1.7
+
+
+def came_out(what, seconds):
+    """The number that belongs to a goal; None where it was not measured."""
+    if what.endswith(", passes"):
+        return seconds[what.partition(",")[0]] / seconds[fastest(seconds, "gradient")]
+    peer, _, method = what.partition(" / ")
+    best = fastest(seconds, peer)
+    return seconds[best] / seconds[method] if best else None
+
+
+def judged(times):
+    """The table of goals."""
+    threads = sorted({threads for found in times.values() for threads in found})
     rows = []
-    for name in names:
-        full = NETS[name][1][0]
-        known = [label for label in labels if label in contenders(name, False)]
-        rows += [
-            (f"{name}, {n} rows", *(f"{memory(name, n, label):.0f}" for label in known))
-            for n in (full, 4 * full)
-        ]
-    return f"## Peak memory, MiB\n\n{table(('', *known), rows)}\n"
+    for name, found in times.items():
+        for what, sense, goal in goals(name):
+            row, missed = [name, what, f"{sense} {goal}"], False
+            for n in threads:
+                value = came_out(what, found[n]["seconds"]) if n in found else None
+                row.append("" if value is None else f"{value:.2f}")
+                if value is not None:
+                    missed |= value > goal if sense == "<=" else value < goal
+            if any(row[3:]):
+                rows.append([*row, "missed" if missed else ""])
+    heads = [f"{n} thread{'s' * (n > 1)}" for n in threads]
+    return ["## Goals", table(("", "what", "goal", *heads, ""), rows)]
+
+
+def memory_section(found):
+    rows = []
+    for name, values in found.items():
+        for i, times in enumerate(("", ", four times the rows")):
+            cells = [values.get(label) for label in IN_MEMORY]
+            rows.append([name + times, *("" if v is None else f"{v[i]:.0f}" for v in cells)])
+    return ["## Peak memory, MiB, one thread", table(("", *IN_MEMORY), rows)]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--nets", nargs="*", default=list(NETS), choices=NETS, metavar="NET")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory, not time")
-    parser.add_argument("--quick", action="store_true", help="few rows, one round")
+    parser.add_argument("--memory", choices=("too", "only", "not"), default="too")
+    parser.add_argument("--quick", action="store_true", help="few rows, one round, no memory")
+    parser.add_argument("--cache", type=Path, help="JSON lines of what is measured, to go on from")
     parser.add_argument("--output", help="a file for the Markdown report")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    torch.set_num_threads(options.threads)
-    parts = [f"# Diagonal curvature\n\n{machine()} {options.threads} thread(s).\n"]
-    rounds = 1 if options.quick else options.rounds
-    found = report(options.nets, rounds, options.quick)
-    for part in [memory_report(options.nets)] if options.memory else found:
-        print(part, flush=True)
-        parts.append(part)
-    if options.output:
-        with open(options.output, "w") as file:
-            file.write("\n".join(parts))
+    cells = [[name, n] for name in options.nets for n in options.threads]
+    cells = [] if options.memory == "only" else cells
+    if options.memory != "not" and not options.quick:
+        cells += [[name, "memory"] for name in options.nets]
+    results = []
+    if options.cache and options.cache.exists():
+        results = [json.loads(line) for line in options.cache.read_text().splitlines()]
+    done = [cell for cell, _ in results]
+    for cell in cells:
+        if cell in done:
+            continue
+        name, what = cell
+        rounds = 1 if options.quick else options.rounds
+        found = memory_of(name) if what == "memory" else time_of(name, what, rounds, options.quick)
+        results.append([cell, found])
+        if options.cache:
+            with options.cache.open("a") as file:
+                file.write(json.dumps(results[-1]) + "\n")
+        print(cell, flush=True)
+    times, memories = {}, {}
+    for name in NETS:
+        for (other, what), found in results:
+            if other == name and what == "memory":
+                memories[name] = found
+            elif other == name:
+                times.setdefault(name, {})[what] = found
+    parts = ["# Diagonal curvature", INTRODUCTION, machine()]
+    parts += judged(times) if times else []
+    for name, found in times.items():
+        parts += section(name, found)
+    parts += memory_section(memories) if memories else []
+    publish(parts, options.output)
+
+
+INTRODUCTION = (
+    "Made by `docs/benchmarks/curvature.py`. One pass is one gradient over the same rows, in one "
+    "call or in batches, whichever is fastest; float32, cross-entropy, 10 classes; medians of runs "
+    "taken in turn. Ratios to BackPACK are at the fastest of its chunk sizes. `missed`: on one "
+    "thread or on two."
+)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .categorical import NLL, CrossEntropy
+from .elementwise import BCE
 from .graph import elementwise, leaves, plain_name
-from .losses import BCE, NLL, CrossEntropy, Loss
+from .loss import Loss
 
 
 @dataclass
@@ -131,7 +133,7 @@ def _follow(link: Link, x: Tensor, bends: bool) -> bool:
     if set(leaves(x)) != {link.z}:
         return False
     known = elementwise(x)
-    ones = torch.ones_like(x)
+    ones = x.new_ones(()).expand_as(x)
     if not known:
         generator = torch.Generator().manual_seed(0)
         probe = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x) + 0.5

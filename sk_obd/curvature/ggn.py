@@ -103,7 +103,7 @@ def chain_diagonals(
 
 
 def at_output(before: Tensor, link: chains.Link, left_out: Tensor | None) -> Tensor:
-    D = before if link.slope is None else before.mul_(link.slope.square())
+    D = before if link.slope is None else before.mul_(link.slope).mul_(link.slope)
     return D if left_out is None else D.add_(left_out)
 
 

@@ -65,7 +65,7 @@ def diagonals_of(
     h = h.reshape(links[-1].z.shape)
     for i in range(len(links) - 1, first - 1, -1):
         if links[i].slope is not None:
-            h = h * links[i].slope.square()
+            h = (h * links[i].slope).mul_(links[i].slope)
         if left_out[i] is not None:
             h = h + left_out[i]
         diagonals[i] = h

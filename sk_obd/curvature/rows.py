@@ -4,8 +4,10 @@ row.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from .general import backward
@@ -42,6 +44,37 @@ def per_row(problem, X: Tensor, S: Tensor, names: list[str]):
             yield slice(i, i + 1), one_row(problem, X[i : i + 1], S[:, i : i + 1], names)
 
 
+def first_states(layer: nn.RNNBase, args: tuple, kwargs: dict):
+    """The first states of every row: vmap cannot add in place to zeros that belong to no row, as
+    those that torch makes do. (x, hx) for the layer; None leaves its call as it is.
+    """
+    x, *given = args or (kwargs["input"],)
+    hx = given[0] if given else kwargs.get("hx")
+    if not isinstance(x, Tensor) or x.ndim != 3:
+        return None
+    if isinstance(hx, Tensor):
+        return (x, hx + x.new_zeros(hx.shape)), {}
+    if hx is not None:
+        return (x, tuple(h + x.new_zeros(h.shape) for h in hx)), {}
+    rows = x.shape[0 if layer.batch_first else 1]
+    layers = layer.num_layers * (2 if layer.bidirectional else 1)
+    h = x.new_zeros(layers, rows, layer.proj_size or layer.hidden_size)
+    if layer.mode != "LSTM":
+        return (x, h), {}
+    return (x, (h, x.new_zeros(layers, rows, layer.hidden_size))), {}
+
+
+@contextmanager
+def states_given(module: nn.Module):
+    recurrent = [m for m in module.modules() if isinstance(m, nn.RNNBase)]
+    handles = [m.register_forward_pre_hook(first_states, with_kwargs=True) for m in recurrent]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def vectorised(problem, X, S, names) -> dict[str, Tensor]:
     module, loss = problem.module, problem.loss
     constant = {name: p.detach() for name, p in module.named_parameters()}
@@ -56,7 +89,8 @@ def vectorised(problem, X, S, names) -> dict[str, Tensor]:
         _, pull = vjp(logits, wanted)
         return vmap(lambda column: pull(column.unsqueeze(0))[0])(s)
 
-    return {name: value.detach() for name, value in vmap(row, (0, 1))(X, S).items()}
+    with states_given(module):
+        return {name: value.detach() for name, value in vmap(row, (0, 1))(X, S).items()}
 
 
 def one_row(problem, x, S, names) -> dict[str, Tensor]:

@@ -153,13 +153,26 @@ class Recurrent(nn.Module):
     def __init__(self, kind, first=True, last=True, **options):
         super().__init__()
         self.rnn = kind(2, 3, batch_first=first, **options)
-        width = 3 * (2 if options.get("bidirectional") else 1)
+        width = options.get("proj_size", 3) * (2 if options.get("bidirectional") else 1)
         self.top, self.first = nn.Linear(width, 3), first
 
     def forward(self, x):
         if self.first:
             return self.top(self.rnn(x)[0][:, -1])
         return self.top(self.rnn(x.transpose(0, 1))[0][-1])
+
+
+class FirstState(nn.Module):
+    """A GRU whose first state is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.state, self.rnn = nn.Parameter(torch.randn(3)), nn.GRU(2, 3, batch_first=True)
+        self.top = nn.Linear(3, 3)
+
+    def forward(self, x):
+        state = self.state.expand(1, len(x), 3).contiguous()
+        return self.top(self.rnn(x, state)[0][:, -1])
 
 
 class Attention(nn.Module):
@@ -346,6 +359,8 @@ CASES += [
         CE,
         labels(3, 3, 2),
     ),
+    Case("projected lstm", lambda: Recurrent(nn.LSTM, proj_size=2), CE, labels(3, 3, 2)),
+    Case("a learned first state", FirstState, CE, labels(3, 3, 2)),
     Case("attention", Attention, CE, labels(3, 3, 4)),
     Case("transformer", Transformer, CE, tokens(3, 4)),
     Case("time first transformer", lambda: Transformer(False), CE, tokens(3, 3)),

@@ -7,7 +7,7 @@ import torch
 
 from sk_obd.curvature import dense_diagonal, diagonal
 
-from .cases import CASES
+from .cases import BY_NAME, CASES
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 METHOD = pytest.mark.parametrize("method", ["ggn", "hessian"])
@@ -56,6 +56,22 @@ def test_the_batch_size_does_not_matter(case, method):
             module, criterion, X, y, method=method, outputs=case.outputs, batch_size=size
         )
         assert error(parts, whole) <= 1e-12
+
+
+@METHOD
+@pytest.mark.parametrize("name", ["mlp Tanh", "conv2d", "gru", "dense labels"])
+def test_twenty_rows_one_or_seven_or_all_at_a_time(name, method):
+    module, criterion, X, y = BY_NAME[name].make()
+    drawn = torch.randint(len(X), (20,), generator=torch.Generator().manual_seed(0))
+    X, y = X[drawn], y[drawn]
+    w = torch.arange(20, dtype=torch.float64)
+    if X.is_floating_point():
+        X = X + torch.linspace(-1, 1, 20, dtype=X.dtype).view(-1, *[1] * (X.ndim - 1))
+    one, seven, whole = (
+        diagonal(module, criterion, X, y, sample_weight=w, method=method, batch_size=size)
+        for size in (1, 7, 20)
+    )
+    assert max(error(one, whole), error(seven, whole)) <= 1e-12
 
 
 @CASE

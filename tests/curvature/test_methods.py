@@ -13,6 +13,7 @@ from sk_obd.curvature import (
     hessian_vector_product,
     register_rule,
     resolve,
+    rows,
 )
 from sk_obd.curvature.general import make_plan
 from sk_obd.curvature.layers import RULES
@@ -57,6 +58,24 @@ def test_only_piecewise_linear_networks_take_the_short_way(name, linear):
     parameters = dict(module.named_parameters())
     plan = make_plan(module.eval(), resolve(criterion, case.outputs), parameters, X[:2])
     assert plan.linear is linear
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("rnn", "gru", "lstm", "time first lstm, as many steps as rows", "projected lstm"),
+        *("a learned first state", "tied autoencoder", "transformer"),
+    ],
+)
+def test_rows_without_a_rule_are_taken_together(name, monkeypatch):
+    module, criterion, X, y = BY_NAME[name].make()
+
+    def alone(*args):
+        raise AssertionError("one row at a time takes ten times as long")
+
+    monkeypatch.setattr(rows, "one_row", alone)
+    for method in ("ggn", "fisher"):
+        diagonal(module, criterion, X, y, method=method)
 
 
 def test_hessian_is_not_ggn_for_smooth_networks():
