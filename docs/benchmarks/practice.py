@@ -210,7 +210,7 @@ def run(names, settings, data, cache, n_jobs):
     if cache and cache.exists():
         lines = [json.loads(line) for line in cache.read_text().splitlines()]
         results = {(r["name"], r["fold"]): r for r in lines if r["settings"] == settings}
-    cells = [(name, fold) for fold in range(settings["outer"]) for name in names]
+    cells = [(name, fold) for name in names for fold in range(settings["outer"])]
     todo = [delayed(study)(*cell, settings, data) for cell in cells if cell not in results]
     for result in Parallel(n_jobs, return_as="generator_unordered")(todo):
         results[result["name"], result["fold"]] = result
