@@ -213,11 +213,11 @@ NETWORKS = {
             nn.Linear(12, 3),
         ),
         (2, 6),
-    ),  # noqa: E501
+    ),
     "strided": (
         lambda: nn.Sequential(
             nn.Conv1d(2, 6, 2, stride=2), nn.Tanh(), nn.Conv1d(6, 4, 2), nn.Flatten(), mlp(8, 5, 3)
-        ),  # noqa: E501
+        ),
         (2, 6),
     ),
     "groups": (
@@ -227,7 +227,7 @@ NETWORKS = {
             nn.Conv1d(4, 4, 2, groups=2),
             nn.Flatten(),
             nn.Linear(12, 3),
-        ),  # noqa: E501
+        ),
         (2, 5),
     ),
     "sequence": (

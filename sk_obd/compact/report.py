@@ -15,10 +15,13 @@ class Report:
         Parameters alive, before and after.
     n_stored : (int, int)
         Numbers stored in parameters, dead ones with them, before and after.
+    sparse : tuple of str
+        Layers that are predicted with as CSR matrices.
     """
 
     def __init__(self, rows, n_params, n_stored):
         self.rows, self.n_params, self.n_stored = rows, n_params, n_stored
+        self.sparse = ()
 
     @classmethod
     def of(cls, module, masks, smaller, new_masks, left):
@@ -49,6 +52,7 @@ class Report:
     def __str__(self):
         lines = [
             f"{row['layer']}: {row['before']} -> {row['after']}"
+            + (" (sparse)" if row["layer"] in self.sparse else "")
             + (f" (left: {row['left']})" if row["left"] else "")
             for row in self.rows
         ]
