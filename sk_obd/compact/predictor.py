@@ -35,6 +35,7 @@ class Predictor:
 
     def __init__(self, net, sparse=(), always=False):
         self.net, self.sparse, self.always = net, tuple(sparse), always
+        self.binary = isinstance(net, NeuralNetBinaryClassifier)
         self._build()
 
     def _build(self):
@@ -51,7 +52,7 @@ class Predictor:
     def __call__(self, method, X, single_thread):
         """What the net's method of that name returns for X."""
         output = self._outputs(X, single_thread)
-        if method == "predict" and isinstance(self.net, NeuralNetBinaryClassifier):
+        if method == "predict" and self.binary:
             return (output[:, 1] > self.net.threshold).astype("uint8")
         return output
 
@@ -68,6 +69,7 @@ class Predictor:
             with torch.inference_mode():
                 output = module(take_rows(X, slice(start, start + PREDICTION_ROWS)))
                 output = output[0] if isinstance(output, tuple) else output
+                output = output.reshape(-1) if self.binary else output
                 return nonlinearity(output).numpy()
 
         if n_rows <= PREDICTION_ROWS:
