@@ -72,7 +72,9 @@ print("Cross-validated accuracy of the neighbours by the number of pixels:")
 print(means.rename_axis("pixels").to_string(float_format="{:.3f}".format))
 
 # %%
-# The spread over the folds says how much of a difference counts.
+# The spread over the folds says how much of a difference counts. With few pixels the forest's
+# choice is as good or better; from 16 on, the network's is level with it or better, and ahead of
+# mutual information, which judges each pixel by itself.
 spread = pd.DataFrame(
     {f"OBD - {n}": (scores["OBD"] - scores[n]).std(axis=0, ddof=1) for n in means.columns[1:]},
     index=sizes,
@@ -103,7 +105,9 @@ styles = {
 for name, (color, marker, zorder) in styles.items():
     ax.plot(means[name], color=color, marker=marker, lw=1.8, ms=5, zorder=zorder, label=name)
 ax.axhline(everything.mean(), color="0.45", ls="--", lw=1.2, label="all 64 pixels")
-ax.set(xscale="log", xlabel="pixels", ylabel="accuracy of 5 neighbours, 5-fold")
+ax.set(xscale="log", yscale="logit", xlabel="pixels", ylabel="accuracy of 5 neighbours, 5-fold")
+y_ticks = [0.6, 0.7, 0.8, 0.9, 0.95, 0.98]
+ax.set_yticks(y_ticks, [f"{score:g}" for score in y_ticks])
 ax.set_xticks(sizes, sizes)
 ax.minorticks_off()
 ax.spines[["top", "right"]].set_visible(False)
