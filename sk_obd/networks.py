@@ -76,6 +76,19 @@ def _copy_parts(source, target):
     target.initialize_optimizer()
 
 
+def with_module(net, module):
+    """A copy of an initialised net around another module, which it holds as an instance."""
+    params = clone(net).get_params(deep=False)
+    params = {name: p for name, p in params.items() if not name.startswith("module__")}
+    copied = type(net)(**(params | {"module": module, "verbose": 0}))
+    copied.initialize()
+    _copy_parts(net, copied)
+    copied.module = copied.module_ = module
+    copied.initialize_optimizer()
+    copied.verbose, copied.history_ = net.verbose, net.history_
+    return copied
+
+
 def parts_of(net):
     """The initialised modules and criteria of a net, by attribute."""
     return {k: v for k, v in vars(net).items() if k.endswith("_") and isinstance(v, nn.Module)}

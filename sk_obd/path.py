@@ -177,6 +177,11 @@ class PruningPath:
             totals = np.cumsum([row["n_deleted"] for row in self.rows])
             fits = [i for i, total in enumerate(totals) if total <= most]
         fits = [i for i in fits if i in self.networks]
+        if not self.networks:
+            raise ValueError(
+                "This path has no networks: compact() keeps the rows alone. Take an earlier "
+                "network from the estimator that was compacted, and compact that."
+            )
         if not fits:
             rows = ", ".join(
                 f"{i}: {self.rows[i]['n_params']} parameters "
@@ -204,6 +209,12 @@ class PruningPath:
         }
         return new
 
+    def without_networks(self):
+        """The rows up to the kept one, alone: no network of the path can be had from it."""
+        new = self.cut(self.kept)
+        new.networks, new.deleted_at, new.saliency = {}, {}, None
+        return new
+
     def continued_as(self, fresh):
         """This path, to go on as `fresh` would begin: its prunable parameters, its `keep`.
 
@@ -212,6 +223,12 @@ class PruningPath:
         ValueError
             If `fresh` is of another network.
         """
+        if not self.networks:
+            raise ValueError(
+                "warm_start=True goes on from the networks of the path, and compact() keeps none. "
+                "Go on with the estimator that was compacted, prune the smaller network as a new "
+                "net=clf.net_, or fit anew with warm_start=False."
+            )
         shapes = [{k: tuple(at.shape) for k, at in p.deleted_at.items()} for p in (self, fresh)]
         if shapes[0] != shapes[1]:
             raise ValueError(

@@ -1,0 +1,290 @@
+"""Prediction: what a pruned network saves in time and on disk.
+
+Four networks, float32, each pruned along one path to 99 % by OBD: 64-100-100-10 on scikit-learn's
+digits, and on USPS (16 x 16 images, 256 inputs, from --data) one with the hidden layers of
+LeNet-300-100, 256-512-512-10, and a LeNet with two convolutions. Every contender predicts labels
+for the same test rows, in turns in one process; medians. Accuracies are of the test rows, on which
+nothing was chosen.
+
+    python docs/benchmarks/inference.py --data FOLDER --cache FOLDER --train
+    python docs/benchmarks/inference.py --data FOLDER --cache FOLDER --output inference.md
+
+The first command only trains the paths; the second times them, on an idle machine. The file
+usps.npz in the data folder has X_train, y_train, X_test, y_test, pixels in thousandths; the same
+data are zip.train.gz and zip.test.gz of the Elements of Statistical Learning site.
+"""
+
+import argparse
+import importlib
+import io
+import json
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import joblib
+import numpy as np
+import torch
+from report import machine, publish, table
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from skorch import NeuralNetClassifier
+from torch import nn
+
+from sk_obd import OBDClassifier
+
+RATES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+# 1 - 0.795^k comes just below each of the rates.
+STEP = 0.205
+BATCHES = (10_000, 100, 1)
+
+FULL = {"max_epochs": 15, "retrain_epochs": 3, "seconds": 1.0}
+QUICK = {"max_epochs": 2, "retrain_epochs": 1, "seconds": 0.02}
+
+
+def mlp(*sizes):
+    layers = []
+    for n_in, n_out in pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def lenet():
+    """For images of 16 x 16."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 16, 16)),
+        *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+        *(nn.Linear(64, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    )
+
+
+#: name: (data, network)
+NETWORKS = {
+    "64-100-100-10": ("digits", lambda: mlp(64, 100, 100, 10)),
+    "256-300-100-10": ("usps", lambda: mlp(256, 300, 100, 10)),
+    "256-512-512-10": ("usps", lambda: mlp(256, 512, 512, 10)),
+    "LeNet": ("usps", lenet),
+}
+
+
+def data(name, folder):
+    """X_train, X_test, y_train, y_test, float32."""
+    if name == "digits":
+        X, y = load_digits(return_X_y=True)
+        X_train, X_test, y_train, y_test = train_test_split(
+            X / 16, y, test_size=0.5, stratify=y, random_state=0
+        )
+    else:
+        with np.load(folder / "usps.npz") as usps:
+            X_train, X_test = usps["X_train"] / 1000, usps["X_test"] / 1000
+            y_train, y_test = usps["y_train"], usps["y_test"]
+    return X_train.astype(np.float32), X_test.astype(np.float32), y_train, y_test
+
+
+def train(name, X, y, settings):
+    """A network's path."""
+    torch.manual_seed(0)
+    net = NeuralNetClassifier(
+        NETWORKS[name][1](),
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        optimizer__weight_decay=1e-4,
+        lr=1e-3,
+        max_epochs=settings["max_epochs"],
+        batch_size=128,
+        iterator_train__shuffle=True,
+    )
+    clf = OBDClassifier(
+        net,
+        prune_rate=RATES[-1],
+        step=STEP,
+        retrain_epochs=settings["retrain_epochs"],
+        random_state=0,
+        verbose=1,
+    )
+    return clf.fit(X, y)
+
+
+# -- the contenders: (how it predicts, the bytes that have to be kept) ----------------------------
+
+
+def saved(module):
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    return len(file.getvalue())
+
+
+def dense(clf, folder):
+    return clf.net_.predict, saved(clf.net_.module_)
+
+
+def compact(backend):
+    def contender(clf, folder):
+        small = clf.compact(backend)
+        return small.predict, saved(small.net_.module_)
+
+    return contender
+
+
+def exported(function, ending):
+    """By a function of sk_obd.export, where there is one: it returns how to predict."""
+
+    def contender(clf, folder):
+        export = getattr(importlib.import_module("sk_obd.export"), function)
+        path = Path(folder) / f"network{ending}"
+        predict = export(clf.compact("dense"), path)
+        return predict, path.stat().st_size
+
+    return contender
+
+
+CONTENDERS = {
+    "dense": dense,
+    "compact, dense": compact("dense"),
+    "compact, sparse": compact("sparse"),
+    "compact, auto": compact("auto"),
+}
+
+
+def timed(contenders, X, budget):
+    """Median seconds of each contender's prediction for X, measured in turns."""
+    times = {name: [] for name in contenders}
+    for predict in contenders.values():
+        predict(X)
+    started = time.perf_counter()
+    while time.perf_counter() - started < budget * len(contenders) or len(times["dense"]) < 5:
+        for name, predict in contenders.items():
+            begun = time.perf_counter()
+            predict(X)
+            times[name].append(time.perf_counter() - begun)
+    return {name: median(seconds) for name, seconds in times.items()}
+
+
+def measure(clf, X, y, settings):
+    """For each rate: sizes, accuracy, and every contender's times and bytes."""
+    many = np.tile(X, (-(-max(BATCHES) // len(X)), 1))
+    rows = []
+    for rate in RATES:
+        pruned = clf.at(prune_rate=rate)
+        small = pruned.compact("auto")
+        with tempfile.TemporaryDirectory() as folder:
+            made = {name: make(pruned, folder) for name, make in CONTENDERS.items()}
+            predicts = {name: predict for name, (predict, _) in made.items()}
+            expected = pruned.predict(X)
+            agree = {name: float(np.mean(p(X) == expected)) for name, p in predicts.items()}
+            times = {n: timed(predicts, many[:n].copy(), settings["seconds"]) for n in BATCHES}
+        rows.append(
+            {
+                "rate": rate,
+                "alive": pruned.n_params_,
+                "stored": small.compact_report_.n_stored,
+                "after": [r["after"] for r in small.compact_report_.rows],
+                "sparse": small.compact_report_.sparse,
+                "accuracy": float(np.mean(expected == y)),
+                "agree": min(agree.values()),
+                "bytes": {name: size for name, (_, size) in made.items()},
+                "seconds": times,
+            }
+        )
+        print(f"{rate:.0%} done", flush=True)
+    return {"dense_accuracy": clf.at(iteration=0).score(X, y), "rows": rows}
+
+
+def widths(row):
+    """Of the layers, from what is left of their weights."""
+    shapes = row["after"]
+    return "-".join(str(n) for n in [shapes[0][1], *(shape[0] for shape in shapes)])
+
+
+def report(results, settings):
+    """The tables, as parts of a Markdown text."""
+    parts = [
+        "# Prediction with pruned networks",
+        f"Float32, skorch, Adam, {settings['max_epochs']} epochs of dense training, "
+        f"{settings['retrain_epochs']} after each of the deletions of {STEP:.1%} of what is left; "
+        "one path a network. *Widths*: channels in and out of each layer that compact() leaves. "
+        "*Speed*: how many times as fast as the dense network's `net_.predict`, for 10,000 / 100 "
+        "/ 1 rows. *File*: the dense network's state_dict over the smaller one's. Made by "
+        "`docs/benchmarks/inference.py`.",
+        machine() + f" {torch.get_num_threads()} threads.",
+    ]
+    for name, result in results.items():
+        rows = []
+        for row in result["rows"]:
+            seconds = {int(n): times for n, times in row["seconds"].items()}
+            speeds = [
+                " / ".join(f"{seconds[n]['dense'] / seconds[n][c]:.1f}" for n in BATCHES)
+                for c in CONTENDERS
+                if c != "dense"
+            ]
+            sizes = row["bytes"]
+            rows.append(
+                [
+                    f"{row['rate']:.0%}",
+                    row["alive"],
+                    f"{row['accuracy']:.3f}",
+                    widths(row),
+                    *speeds,
+                    len(row["sparse"]),
+                    f"{sizes['dense'] / sizes['compact, dense']:.1f}",
+                ]
+            )
+        times = result["rows"][0]["seconds"]
+        dense_times = ", ".join(
+            f"{1e3 * {int(n): t for n, t in times.items()}[n]['dense']:.3g} ms for {n:,}"
+            for n in BATCHES
+        )
+        header = ["deleted", "alive", "accuracy", "widths"]
+        header += [c for c in CONTENDERS if c != "dense"] + ["CSR layers", "file"]
+        lowest = min(row["agree"] for row in result["rows"])
+        parts += [
+            f"## {name} ({NETWORKS[name][0]})",
+            f"Dense: test accuracy {result['dense_accuracy']:.3f}; prediction {dense_times} rows. "
+            f"Labels agree with the dense network's for {lowest:.2%} of the test rows or more.",
+            table(header, rows),
+        ]
+    return parts
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="digits alone: does it run?")
+    parser.add_argument("--data", type=Path, help="folder with usps.npz; without: digits alone")
+    parser.add_argument("--cache", type=Path, help="folder for paths and times, to go on from")
+    parser.add_argument("--train", action="store_true", help="only train what is not in the cache")
+    parser.add_argument("--only", choices=NETWORKS, help="one network")
+    parser.add_argument("--output", help="Markdown file to write")
+    options = parser.parse_args()
+
+    settings = QUICK if options.quick else FULL
+    cache = options.cache or Path(tempfile.mkdtemp())
+    cache.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name, (source, _) in NETWORKS.items():
+        usable = source == "digits" or (options.data and not options.quick)
+        if not usable or options.only not in (None, name):
+            continue
+        X_train, X_test, y_train, y_test = data(source, options.data)
+        path, times = cache / f"{name}.joblib", cache / f"{name}.json"
+        if not path.exists():
+            started = time.perf_counter()
+            joblib.dump(train(name, X_train, y_train, settings), path)
+            print(f"{name}: trained in {time.perf_counter() - started:.0f} s", flush=True)
+        if options.train:
+            continue
+        if not times.exists():
+            measured = measure(joblib.load(path), X_test, y_test, settings)
+            times.write_text(json.dumps(measured))
+        results[name] = json.loads(times.read_text())
+    if results:
+        publish(report(results, settings), options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Which channels of a network are constants, which are read, and which must stay.
+
+The network is traced once into a graph (`torch.fx`). Constants are carried from the inputs down,
+what is read from the outputs up; each is one pass over the graph, so nothing is left to repeat.
+"""
+
+import operator
+from math import prod
+
+import torch
+from torch import fx
+
+from ..networks import evaluating
+from .rules import VARIES, looks_at_rows, rule_for
+from .select import Select
+
+FLATTENS = {torch.flatten, torch.reshape, "view", "reshape", "flatten"}
+IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
+
+
+class NotTraced(Exception):
+    """The network cannot be turned into a graph; the message says why."""
+
+
+class Channels:
+    """What is known of the channels of every tensor in a network, in eval mode.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    masks : dict of name to bool tensor
+        True = alive; a parameter without an entry is alive.
+    X : tensor
+        A few rows; only their shape and type matter.
+    prunable : collection of str, default=None
+        Names of the parameters that may be deleted. With it, a constant is folded only where its
+        weight may go and a living bias takes it over; without, everywhere.
+
+    Attributes
+    ----------
+    graph : torch.fx.Graph
+        Views that flatten are written as ``torch.flatten(x, 1)`` there.
+    rules : dict of node to rule
+    used, kept : dict of node to bool tensor
+        For each channel, whether what it holds matters, and whether it has to be there.
+
+    Raises
+    ------
+    NotTraced
+        If torch.fx cannot trace the module, or values are changed in place under a reader.
+    """
+
+    def __init__(self, module, masks, X, *, prunable=None):
+        self.module, self.prunable = module, prunable
+        self.graph = _trace(module, X)
+        self.reshaped = _plain_flattening(self.graph)
+        _refuse_shared_changes(module, self.graph)
+        self.masks = {
+            name: masks[name].detach().cpu() if name in masks else torch.ones(p.shape).bool()
+            for name, p in module.named_parameters()
+        }
+        self._values = {}
+        self.rules = self._constants(_shared(module, self.graph))
+        self.used = self._read()
+        self.kept = self._stay()
+
+    def value(self, node, axis):
+        """The constant in each channel along an axis of what a node gives; NaN where it varies."""
+        if self._axis(node) == axis:
+            return self._values[node]
+        return torch.full((node.meta["shape"][axis],), VARIES, dtype=torch.float64)
+
+    def kept_along(self, node, axis):
+        """Indices of the channels that stay along an axis of what a node gives."""
+        if self._axis(node) == axis:
+            return self.kept[node].nonzero().squeeze(1)
+        return torch.arange(node.meta["shape"][axis])
+
+    def left(self):
+        """Why modules were not understood, by name."""
+        return {
+            str(node.target): rule.why
+            for node, rule in self.rules.items()
+            if node.op == "call_module" and getattr(rule, "why", None)
+        }
+
+    def _axis(self, node):
+        return self.rules[node].axis
+
+    def _constants(self, shared):
+        self.rules = {}
+        axes = {}
+        for node in self.graph.nodes:
+            rule = rule_for(node, self.module, self.masks, shared, axes)
+            self.rules[node], axes[node] = rule, rule.axis
+            if rule.axis is not None:
+                self._values[node] = rule.value(self)
+        return self.rules
+
+    def _read(self):
+        used = {node: torch.zeros(len(v), dtype=torch.bool) for node, v in self._values.items()}
+        for node in reversed(self.graph.nodes):
+            for source, axis, read in self.rules[node].reads(self, used.get(node)):
+                if source in used:
+                    used[source] |= read if self._axis(source) == axis else True
+        return used
+
+    def _stay(self):
+        """The fewest channels that hold all that is used and agree wherever tensors meet."""
+        kept = {node: used.clone() for node, used in self.used.items()}
+        while True:
+            before = sum(int(k.sum()) for k in kept.values())
+            for node in self.graph.nodes:
+                for source, index, start, both in self.rules[node].ties():
+                    here = kept[node][start : start + len(index)]
+                    kept[source][index[here]] = True
+                    if both:
+                        here |= kept[source][index]
+            if sum(int(k.sum()) for k in kept.values()) > before:
+                continue
+            empty = [k for k in kept.values() if not k.any()]
+            if not empty:
+                return kept
+            # A tensor without channels is an error in many layers: one stays, dead.
+            empty[0][0] = True
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m, module_qualified_name):
+        return isinstance(m, Select) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Shapes(fx.Interpreter):
+    """Notes the shape of everything that the graph computes."""
+
+    def run_node(self, n):
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            n.meta["shape"] = tuple(result.shape)
+            n.meta["floating"] = result.is_floating_point()
+        return result
+
+
+def _trace(module, X):
+    with evaluating(module), torch.no_grad():
+        try:
+            graph = _Tracer().trace(module)
+            _Shapes(module, graph=graph).run(X)
+        except Exception as error:
+            # Whatever a user's forward does that a tracer cannot follow.
+            raise NotTraced(f"torch.fx cannot trace it: {str(error).splitlines()[0]}") from error
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    if len(inputs) != 1:
+        raise NotTraced(f"its forward takes {len(inputs)} inputs")
+    return graph
+
+
+def _plain_flattening(graph):
+    """Write views that flatten, whose sizes may be numbers, as ``torch.flatten(x, 1)``."""
+    changed = False
+    for node in list(graph.nodes):
+        if node.op not in ("call_method", "call_function") or node.target not in FLATTENS:
+            continue
+        source = node.args[0]
+        shape = source.meta["shape"]
+        if len(shape) < 2 or node.meta["shape"] != (shape[0], prod(shape[1:])):
+            continue
+        with graph.inserting_before(node):
+            plain = graph.call_function(torch.flatten, (source, 1))
+        plain.meta = dict(node.meta)
+        node.replace_all_uses_with(plain)
+        graph.erase_node(node)
+        changed = True
+    for node in reversed(list(graph.nodes)):
+        if changed and "shape" not in node.meta and not node.users and looks_at_rows(node):
+            graph.erase_node(node)
+    return changed
+
+
+def _refuse_shared_changes(module, graph):
+    for node in graph.nodes:
+        if node.op == "call_module":
+            in_place = getattr(module.get_submodule(node.target), "inplace", False)
+        elif node.op == "call_method":
+            in_place = node.target.endswith("_") and not node.target.endswith("__")
+        else:
+            in_place = node.target in IN_PLACE or node.kwargs.get("inplace", False)
+        while in_place and node.all_input_nodes:
+            # What is changed may be a view of what came before it.
+            node = node.all_input_nodes[0]
+            if len(node.users) > 1:
+                raise NotTraced(f"{node.name} is changed in place, and read elsewhere too")
+            in_place = node.op != "call_module" or not list(
+                module.get_submodule(node.target).parameters()
+            )
+
+
+def _shared(module, graph):
+    """Names of modules that are called twice, or share a parameter with anything else."""
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    names = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    read = {node.target for node in graph.nodes if node.op == "get_attr"}
+    tied = {
+        name for same in names.values() if len(same) > 1 or read.intersection(same) for name in same
+    }
+    return {
+        call
+        for call in calls
+        if calls.count(call) > 1
+        or any(f"{call}.{n}" in tied for n, _ in module.get_submodule(call).named_parameters())
+    }

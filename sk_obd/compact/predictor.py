@@ -1,0 +1,117 @@
+"""Prediction without a DataLoader, dense or sparse."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from skorch import NeuralNetBinaryClassifier
+
+from ..batches import take_rows
+from ..isolation import one_thread
+from ..networks import PREDICTION_ROWS
+from .sparse import MARGIN, faster_sparse, linear_inputs, seconds, with_sparse
+
+#: Fewer rows than this are predicted by the dense layers: a CSR product pays for many.
+FEW_ROWS = 128
+
+#: skorch's steps from X to a prediction; a net that changes one of them predicts by itself.
+STEPS = (
+    *("predict", "predict_proba", "forward_iter", "evaluation_step", "infer"),
+    *("get_dataset", "get_iterator", "_get_predict_nonlinearity"),
+)
+
+
+class Predictor:
+    """Predicts as a skorch net does, with its module called directly.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    sparse : sequence of str
+        Names of the Linear layers that are CSR.
+    always : bool, default=False
+        Whether these are CSR for few rows too.
+    """
+
+    def __init__(self, net, sparse=(), always=False):
+        self.net, self.sparse, self.always = net, tuple(sparse), always
+        self.binary = isinstance(net, NeuralNetBinaryClassifier)
+        self._build()
+
+    def _build(self):
+        self._module = with_sparse(self.net.module_, self.sparse) if self.sparse else None
+
+    def __getstate__(self):
+        # The CSR layers hold the network's own weights once more.
+        return {name: value for name, value in vars(self).items() if name != "_module"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._build()
+
+    def __call__(self, method, X, single_thread):
+        """What the net's method of that name returns for X."""
+        output = self._outputs(X, single_thread)
+        if method == "predict" and self.binary:
+            return (output[:, 1] > self.net.threshold).astype("uint8")
+        return output
+
+    def _outputs(self, X, single_thread):
+        n_rows = X.shape[0]
+        is_sparse = self._module is not None and (self.always or n_rows >= FEW_ROWS)
+        module = self._module if is_sparse else self.net.module_
+        if module.training:
+            module.eval()
+        # Only skorch's private method knows what "auto" stands for.
+        nonlinearity = self.net._get_predict_nonlinearity()
+
+        def predict(start):
+            with torch.inference_mode():
+                output = module(take_rows(X, slice(start, start + PREDICTION_ROWS)))
+                output = output[0] if isinstance(output, tuple) else output
+                output = output.reshape(-1) if self.binary else output
+                return nonlinearity(output).numpy()
+
+        if n_rows <= PREDICTION_ROWS:
+            with one_thread(single_thread):
+                return np.ascontiguousarray(predict(0))
+        starts = range(0, n_rows, PREDICTION_ROWS)
+        threads = 1 if single_thread or not is_sparse else torch.get_num_threads()
+        with one_thread(single_thread or threads > 1):
+            if threads == 1:
+                return np.concatenate([predict(start) for start in starts])
+            with ThreadPoolExecutor(threads) as pool:
+                return np.concatenate(list(pool.map(predict, starts)))
+
+
+def can_bypass(net):
+    """Whether a net predicts by skorch's own steps, on the CPU."""
+    return str(net.device) == "cpu" and all(
+        getattr(type(net), step).__module__.partition(".")[0] == "skorch" for step in STEPS
+    )
+
+
+def choose(net, X, backend, single_thread):
+    """The predictor for a backend; "auto" measures on the rows X, the size of a block.
+
+    Returns
+    -------
+    Predictor or None
+        None where the net predicts by steps of its own.
+    """
+    if not can_bypass(net):
+        return None
+    dense = Predictor(net)
+    if backend == "dense":
+        return dense
+    if backend == "sparse":
+        return Predictor(net, linear_inputs(net.module_, X), always=True)
+    threads = 1 if single_thread else torch.get_num_threads()
+    with one_thread(single_thread):
+        names = faster_sparse(net.module_, X, threads)
+    if not names:
+        return dense
+    mixed = Predictor(net, names)
+    many = torch.cat([X] * (2 * threads))
+    times = [seconds(lambda p=p: p("predict", many, single_thread)) for p in (mixed, dense)]
+    return mixed if times[0] < MARGIN * times[1] else dense

@@ -1,0 +1,220 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from compact_nets import NETWORKS, Branching, ChangedInPlace, Recurrent, build, mlp, prune
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sk_obd.compact import Select, dead, shrink, sweep
+from sk_obd.masks import count_alive, zero_deleted
+
+densities = st.sampled_from([0.0, 0.03, 0.08, 0.15, 0.3, 0.6, 1.0])
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def stored(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(density=densities, seed=st.integers(0, 10**6))
+def test_a_smaller_network_returns_the_same(name, density, seed):
+    module, X = build(name, seed)
+    masks = prune(module, density, seed)
+    before = copy.deepcopy(module.state_dict())
+    smaller, new_masks, report = shrink(module, masks, X[:3])
+
+    close(smaller(X), module(X))
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    # Never more, alive or stored, and deleted is zero.
+    assert count_alive(new_masks) <= count_alive(masks)
+    assert stored(smaller) <= stored(module)
+    assert report.n_params == (count_alive(masks), count_alive(new_masks))
+    assert new_masks.keys() == dict(smaller.named_parameters()).keys()
+    for key, parameter in smaller.named_parameters():
+        assert parameter.shape == new_masks[key].shape
+        assert (parameter[~new_masks[key]] == 0).all()
+    assert not any("did not agree" in row["left"] for row in report.rows)
+
+    # Once more changes nothing.
+    again, masks_again, _ = shrink(smaller, new_masks, X[:3])
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(smaller.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    assert all(torch.equal(masks_again[key], mask) for key, mask in new_masks.items())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(density=densities, seed=st.integers(0, 10**6))
+def test_sweeping_dead_parameters_changes_no_output(name, density, seed):
+    module, X = build(name, seed)
+    masks = prune(module, density, seed)
+    found = dead(module, masks, X[:3])
+    swept = copy.deepcopy(module)
+    after = sweep(swept, masks, X[:3])
+    close(swept(X), module(X))
+    for key, mask in after.items():
+        # Exactly the dead ones go; none comes back.
+        assert torch.equal(masks[key] & ~found[key], mask)
+        assert not (found[key] & ~masks[key]).any()
+        assert (dict(swept.named_parameters())[key][~mask] == 0).all()
+    assert not any(mask.any() for mask in dead(swept, after, X[:3]).values())
+
+
+@pytest.mark.parametrize(
+    "name", ["three hidden layers", "sigmoid", "no biases", "norm", "same", "sequence", "Wide"]
+)
+def test_no_parameter_that_stays_is_without_effect(name):
+    """By autograd: at some of many rows the output moves with each parameter of the smaller net."""
+    module, _ = build(name, 3)
+    masks = prune(module, 0.25, 3)
+    shape = NETWORKS[name][1]
+    X = torch.randn(200, *shape, generator=torch.Generator().manual_seed(4)).double()
+    smaller, new_masks, _ = shrink(module, masks, X[:3])
+    used = {key: torch.zeros(p.shape) for key, p in smaller.named_parameters()}
+    for row in X.split(20):
+        weights = torch.randn(len(row), 3, generator=torch.Generator().manual_seed(5)).double()
+        gradients = torch.autograd.grad(
+            (smaller(row) * weights).sum(), list(smaller.parameters()), allow_unused=True
+        )
+        for key, g in zip(used, gradients, strict=True):
+            if g is not None:
+                used[key] += g.abs()
+    for key, mask in new_masks.items():
+        assert (used[key][mask] > 0).all(), key
+
+
+def test_a_dead_unit_is_folded_into_the_next_bias():
+    module = mlp(2, 2, 1, activation=nn.Tanh).double()
+    masks = {"0.weight": torch.tensor([[True, True], [False, False]])}
+    zero_deleted(module, masks)
+    expected = module[2].bias + module[2].weight[:, 1] * torch.tanh(module[0].bias[1])
+    smaller, new_masks, _ = shrink(module, masks, torch.zeros(2, 2).double())
+    assert smaller[0].weight.shape == (1, 2)
+    assert smaller[2].weight.shape == (1, 1)
+    close(smaller[2].bias, expected)
+    assert count_alive(new_masks) == 5
+
+
+def test_columns_that_nothing_reads_are_not_selected():
+    module = mlp(4, 3, 2)
+    masks = {"0.weight": torch.ones(3, 4, dtype=torch.bool)}
+    masks["0.weight"][:, [0, 2]] = False
+    zero_deleted(module, masks)
+    smaller, _, _ = shrink(module, masks, torch.zeros(2, 4))
+    assert isinstance(smaller[0], Select)
+    assert smaller[0].index.tolist() == [1, 3]
+    assert [name for name, _ in smaller.named_parameters()] == [
+        name for name, _ in module.named_parameters()
+    ]
+    X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(smaller(X), smaller[1:](X[:, [1, 3]]))
+
+
+def test_a_pruned_smaller_network_becomes_smaller_again():
+    module, X = build("one hidden layer", 0)
+    smaller, masks, _ = shrink(module, prune(module, 0.2, 0), X[:2])
+    for mask in masks.values():
+        mask[-1] = False
+    zero_deleted(smaller, masks)
+    again, _, report = shrink(smaller, masks, X[:2])
+    close(again(X), smaller(X))
+    assert report.n_stored[1] < report.n_stored[0]
+    assert sum(isinstance(layer, Select) for layer in again) == 1
+
+
+def test_a_constant_map_is_folded_only_where_no_border_shows_it():
+    for padding, channels in ((0, 1), (1, 2)):
+        module = nn.Sequential(
+            nn.Conv2d(1, 2, 1), nn.Sigmoid(), nn.Conv2d(2, 1, 3, padding=padding)
+        ).double()
+        masks = {"0.weight": torch.tensor([True, False]).reshape(2, 1, 1, 1)}
+        zero_deleted(module, masks)
+        X = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(0)).double()
+        smaller, _, _ = shrink(module, masks, X)
+        assert smaller[0].out_channels == channels
+        close(smaller(X), module(X))
+    # ReLU makes the constant 0, and zeros beside zeros are no border.
+    module[1] = nn.ReLU()
+    with torch.no_grad():
+        module[0].bias[1] = -1
+    smaller, _, _ = shrink(module, masks, X)
+    assert smaller[0].out_channels == 1
+    close(smaller(X), module(X))
+
+
+def test_a_network_entirely_dead_keeps_its_outputs_and_one_unit_a_layer():
+    module, X = build("three hidden layers", 0)
+    masks = prune(module, 0.0, 0)
+    with torch.no_grad():
+        module[6].bias += 1
+    masks["6.bias"][:] = True
+    smaller, new_masks, _ = shrink(module, masks, X)
+    assert [tuple(p.shape) for p in smaller.parameters()] == [
+        *[(1, 1), (1,), (1, 1), (1,), (1, 1), (1,)],
+        *[(3, 1), (3,)],
+    ]
+    assert count_alive(new_masks) == 3
+    assert torch.equal(smaller(X), module(X))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "why"),
+    [
+        (Branching, (9,), "cannot trace"),
+        (ChangedInPlace, (9,), "changed in place"),
+        (lambda: nn.Sequential(mlp(4, 5, 5), nn.LayerNorm(5), mlp(5, 3)), (4,), "LayerNorm"),
+        (Recurrent, (6, 4), "no single tensor"),
+    ],
+)
+def test_the_report_says_what_was_left_and_why(make, shape, why):
+    module = make()
+    masks = prune(module, 0.3, 0)
+    _, _, report = shrink(module, masks, torch.randn(2, *shape))
+    assert any(why in row["left"] for row in report.rows)
+    assert why in str(report)
+
+
+def test_what_a_tracer_misreads_is_left():
+    class Peeking(nn.Sequential):
+        def forward(self, X):
+            return super().forward(X) * (1 if isinstance(X, torch.Tensor) else 2)
+
+    module = Peeking(mlp(9, 6, 3))
+    masks = prune(module, 0.2, 0)
+    smaller, new_masks, report = shrink(module, masks, torch.ones(2, 9))
+    assert "did not agree" in report.rows[0]["left"]
+    assert stored(smaller) == stored(module)
+    assert all(torch.equal(new_masks[key], masks[key]) for key in masks)
+
+
+def test_hooks_and_tied_layers_are_left():
+    module, X = build("three hidden layers", 0)
+    masks = prune(module, 0.05, 0)
+    module[2].register_forward_hook(lambda layer, args, output: output + 1)
+    smaller, _, report = shrink(module, masks, X)
+    close(smaller(X), module(X))
+    assert {row["layer"]: row["left"] for row in report.rows}["2"] == "it has hooks"
+    module, X = build("Tied", 0)
+    smaller, _, report = shrink(module, prune(module, 0.2, 0), X)
+    assert smaller.again.weight is smaller.code.weight
+    assert "more than once" in str(report)
+
+
+@pytest.mark.parametrize("name", ["nested", "LeNet", "Wide"])
+def test_a_smaller_network_pickles_and_trains(name):
+    module, X = build(name, 1)
+    smaller, _, _ = shrink(module, prune(module, 0.3, 1), X[:2])
+    loaded = pickle.loads(pickle.dumps(smaller))
+    assert torch.equal(loaded(X), smaller(X))
+    smaller(X).sum().backward()
+    assert all(p.grad is not None for p in smaller.parameters())

@@ -1,0 +1,225 @@
+"""compact() from the estimator's side: same predictions, from the same X."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from compact_nets import LeNet
+from nets import SoftmaxTop, Squeezed, TwoLayers, binary_net, classifier_net, regressor_net
+from scipy import sparse
+from sklearn.base import clone
+from skorch import NeuralNetClassifier
+from torch import nn
+
+from sk_obd import OBDClassifier, OBDRegressor
+from sk_obd.compact import Select, predictor
+from sk_obd.compact.sparse import SparseLinear, linear_inputs, with_sparse
+
+BACKENDS = ("auto", "dense", "sparse")
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    X, y = digits
+    clf = OBDClassifier(
+        prune_rate=0.95, hidden_layer_sizes=(40, 20), max_epochs=30, retrain_epochs=3,
+        random_state=0, keep_path="last",
+    )  # fmt: skip
+    return clf.fit(X[::2], y[::2])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_predictions_stay_and_the_network_shrinks(fitted, digits, backend):
+    X = digits[0]
+    small = fitted.compact(backend)
+    expected = fitted.predict_proba(X)
+    for rows in (X, X[:1], np.tile(X, (5, 1)), sparse.csr_array(X)):
+        found = small.predict_proba(rows)
+        np.testing.assert_allclose(
+            found, np.tile(expected, (5, 1))[: rows.shape[0]], rtol=0, atol=1e-12
+        )
+    np.testing.assert_allclose(small.net_.predict_proba(X), expected, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(small.predict(X), fitted.predict(X))
+    assert small.n_params_ == sum(mask.sum() for mask in small.mask_.values()) <= fitted.n_params_
+    parameters = dict(small.net_.module_.named_parameters())
+    assert parameters.keys() == small.mask_.keys()
+    for name, mask in small.mask_.items():
+        assert (parameters[name].detach().numpy()[~mask] == 0).all()
+    assert small.compact_report_.n_stored[1] < small.compact_report_.n_stored[0] / 2
+    assert isinstance(small.net_.module_[0], Select)
+    assert small.n_features_in_ == X.shape[1]
+    np.testing.assert_array_equal(small.support_, fitted.support_)
+    assert small.backend_ == backend or (backend == "auto" and small.backend_ in BACKENDS[1:])
+    # The estimator itself has not changed.
+    assert not hasattr(fitted, "backend_")
+    np.testing.assert_array_equal(fitted.predict_proba(X), expected)
+
+
+def test_once_more_changes_nothing(fitted, digits):
+    small = fitted.compact("dense")
+    again = small.compact("dense")
+    assert again.compact_report_.n_stored[0] == again.compact_report_.n_stored[1]
+    assert again.n_params_ == small.n_params_
+    np.testing.assert_array_equal(again.predict_proba(digits[0]), small.predict_proba(digits[0]))
+
+
+@pytest.mark.parametrize("backend", ["dense", "sparse"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda clf: pickle.loads(pickle.dumps(clf))])
+def test_copies_predict_the_same(fitted, digits, backend, copied):
+    small = fitted.compact(backend)
+    np.testing.assert_array_equal(
+        copied(small).predict_proba(digits[0]), small.predict_proba(digits[0])
+    )
+    assert len(pickle.dumps(small)) < len(pickle.dumps(fitted))
+    assert not hasattr(clone(small), "net_")
+
+
+def test_what_needs_the_networks_of_the_path_is_refused(fitted, digits):
+    small = fitted.compact("dense")
+    assert len(small.path_) == len(fitted.path_)
+    with pytest.raises(ValueError, match=r"compact\(\) keeps the rows alone"):
+        small.at(iteration=-1)
+    with pytest.raises(ValueError, match=r"compact\(\) keeps none"):
+        small.set_params(warm_start=True).fit(*digits)
+    with pytest.raises(ValueError, match="expected one of 'auto', 'dense', 'sparse'"):
+        fitted.compact("fast")
+
+
+def test_fitting_anew_starts_from_the_original_network(fitted, digits):
+    X, y = digits
+    small = fitted.compact("dense").set_params(prune_rate=0, max_epochs=1).fit(X, y)
+    assert not hasattr(small, "backend_")
+    assert small.n_params_ == sum(p.numel() for p in fitted.net_.module_.parameters())
+
+
+def test_a_smaller_network_can_be_pruned_further(fitted, digits):
+    X, y = digits
+    small = fitted.compact("dense")
+    more = OBDClassifier(small.net_, prune_rate=0.3, retrain_epochs=2, random_state=0)
+    more.set_params(net__max_epochs=0).fit(X, y)
+    assert more.path_.n_prunable == small.compact_report_.n_stored[1]
+    assert more.score(X, y) > 0.5
+
+
+def check(estimator, X, method="predict_proba"):
+    for backend in BACKENDS:
+        small = estimator.compact(backend)
+        tolerance = 1e-12 if small.net_.module_.first.weight.dtype == torch.float64 else 1e-5
+        expected = getattr(estimator, method)(X)
+        for rows in (slice(None), slice(0, 1), np.arange(2000) % len(X)):
+            found = getattr(small, method)(X[rows])
+            assert found.dtype == expected.dtype
+            np.testing.assert_allclose(found, expected[rows], rtol=tolerance, atol=tolerance)
+        np.testing.assert_array_equal(
+            np.round(estimator.predict(X), 3), np.round(small.predict(X), 3)
+        )
+
+
+QUICK = {"prune_rate": 0.8, "step": None, "retrain_epochs": 2, "random_state": 0}
+
+
+def test_values_come_back_in_the_scale_of_y(diabetes):
+    X, y = diabetes
+    reg = OBDRegressor(max_epochs=20, **QUICK).fit(X, 300 * y + 1000)
+    small = reg.compact()
+    np.testing.assert_allclose(small.predict(X), reg.predict(X), rtol=1e-12)
+    assert small.predict(X).std() > 50
+
+
+def test_a_single_precision_regressor_of_the_user(diabetes):
+    X, y = diabetes
+    check(OBDRegressor(regressor_net(), **QUICK).fit(X, y), X, "predict")
+
+
+@pytest.mark.parametrize("module", [TwoLayers, Squeezed])
+def test_a_binary_net_keeps_its_threshold(cancer, module):
+    X, y = cancer
+    clf = OBDClassifier(binary_net(module, threshold=0.3), **QUICK).fit(X, y)
+    check(clf, X)
+    np.testing.assert_array_equal(clf.compact("dense").predict(X), clf.predict(X))
+
+
+def test_softmax_and_negative_log_likelihood(iris):
+    X, y = iris
+    net = NeuralNetClassifier(TwoLayers, module__top=SoftmaxTop, max_epochs=15, lr=0.1)
+    clf = OBDClassifier(net, **QUICK).fit(X, y)
+    check(clf, X)
+    np.testing.assert_allclose(clf.compact().predict_proba(X).sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_convolutional_net(digits):
+    X, y = digits[0].reshape(-1, 1, 8, 8), digits[1] % 3
+    clf = OBDClassifier(classifier_net(LeNet, max_epochs=5), **QUICK).fit(X, y)
+    check(clf, X)
+
+
+class TwiceAsSure(NeuralNetClassifier):
+    """A step of skorch's changed: the net has to predict by itself."""
+
+    def infer(self, x, **fit_params):
+        return 2 * super().infer(x, **fit_params)
+
+
+def test_a_net_with_steps_of_its_own_predicts_by_itself(iris):
+    X, y = iris
+    net = TwiceAsSure(TwoLayers, criterion=nn.CrossEntropyLoss, max_epochs=15, lr=0.1)
+    check_by_itself = OBDClassifier(net, **QUICK).fit(X, y)
+    small = check_by_itself.compact("sparse")
+    assert small.backend_ == "dense"
+    np.testing.assert_allclose(
+        small.predict_proba(X), check_by_itself.predict_proba(X), rtol=0, atol=1e-6
+    )
+
+
+def test_a_csr_layer_multiplies_as_a_dense_one(rng):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4, bias=False)).double()
+    X = torch.from_numpy(rng.normal(size=(30, 6)))
+    assert list(linear_inputs(module, X)) == ["0", "2"]
+    with torch.inference_mode():
+        for names in (["0"], ["2"], ["0", "2"]):
+            changed = with_sparse(module, names)
+            assert all(isinstance(changed.get_submodule(name), SparseLinear) for name in names)
+            torch.testing.assert_close(changed(X), module(X), rtol=1e-12, atol=1e-12)
+
+
+def test_csr_is_taken_only_where_it_was_measured_to_be_faster(fitted, monkeypatch):
+    """With clocks of our own: what each layer, and the whole, are said to take."""
+    asked = []
+
+    def clock(times):
+        def seconds(function, repeats=7):
+            asked.append(function)
+            return times.pop(0)
+
+        return seconds
+
+    def measured(layers, whole):
+        monkeypatch.setattr("sk_obd.compact.sparse.seconds", clock(layers))
+        monkeypatch.setattr(predictor, "seconds", clock(whole))
+        return fitted.compact("auto")
+
+    # Of each layer: as CSR, dense. Of the whole: mixed, dense.
+    small = measured([1, 2, 3, 2, 1, 2], [1, 2])
+    assert small.backend_ == "sparse"
+    assert small.compact_report_.sparse == ("hidden0", "output")
+    assert measured([3, 2, 3, 2, 3, 2], []).backend_ == "dense"
+    assert measured([1, 2, 3, 2, 1, 2], [2, 2]).backend_ == "dense"
+    assert len(asked) == 6 + 2 + 6 + 6 + 2
+
+
+def test_plain_arrays_skip_validation_and_others_do_not(fitted, digits):
+    X = digits[0]
+    small = fitted.compact("dense")
+    bad = X[:2].copy()
+    bad[1, 3] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        small.predict(bad)
+    with pytest.raises(ValueError, match="63 features"):
+        small.predict(X[:, :-1])
+    with pytest.raises(ValueError, match="Expected 2D array"):
+        small.predict(X[0])
+    with pytest.raises(ValueError, match="minimum of 1 is required"):
+        small.predict(X[:0])
