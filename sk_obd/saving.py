@@ -33,12 +33,17 @@ def save(estimator, path):
     ImportError
         Without safetensors.
     ValueError
-        If the classes are neither numbers nor text.
+        If the classes are neither numbers nor text, or the network was compacted.
     """
     require("safetensors", task="save_params")
     import safetensors.torch
 
     pruning = estimator.path_
+    if pruning.kept not in pruning.networks:
+        raise ValueError(
+            "This estimator was made smaller by compact(), and a file of it could not be loaded "
+            "into the net it came from. Save the estimator that was compacted; load that and compact it."
+        )
     masks = pruning.masks(pruning.kept)
     network = Network.of(estimator.net_.module_, masks)
     tensors = {}

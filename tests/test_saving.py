@@ -279,6 +279,13 @@ def test_numbers_that_cannot_be_are_refused(file, case):
     assert refused(OBDClassifier(**SMALL), file, match)
 
 
+def test_a_compacted_network_is_saved_before(tmp_path, iris):
+    clf = OBDClassifier(**SMALL, **QUICK).fit(*iris)
+    with pytest.raises(ValueError, match="Save the estimator that was compacted"):
+        clf.compact().save_params(tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_fitted_cannot_be_saved(tmp_path):
     with pytest.raises(NotFittedError):
         OBDClassifier().save_params(tmp_path / "net")

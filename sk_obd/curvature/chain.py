@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .categorical import NLL, CrossEntropy
 from .elementwise import BCE
-from .graph import elementwise, leaves, plain_name
+from .graph import elementwise, leaves, plain_name, refuse_once_differentiable_map
 from .loss import Loss
 
 
@@ -138,6 +138,8 @@ def _follow(link: Link, x: Tensor, bends: bool) -> bool:
         generator = torch.Generator().manual_seed(0)
         probe = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x) + 0.5
         (pulled,) = torch.autograd.grad(x, link.z, probe, retain_graph=True)
+    if bends and not known:
+        refuse_once_differentiable_map(link.z, x)
     (slope,) = torch.autograd.grad(x, link.z, ones, create_graph=bends)
     if not known and not torch.allclose(pulled, slope.detach() * probe, rtol=1e-3, atol=0):
         return False

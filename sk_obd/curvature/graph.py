@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+import torch
 from torch import Tensor
 
 ELEMENTWISE = frozenset(
@@ -97,6 +98,14 @@ def refuse_once_differentiable(tensors) -> None:
                 "the network holds a function marked once_differentiable, which has no second "
                 "derivative"
             )
+
+
+def refuse_once_differentiable_map(z: Tensor, x: Tensor) -> None:
+    """The same for a map z -> x. Its derivative must depend on something for torch to mark it."""
+    marked = torch.ones_like(x, requires_grad=True)
+    refuse_once_differentiable(
+        torch.autograd.grad(x, z, marked, create_graph=True, allow_unused=True)
+    )
 
 
 def leaves(tensor: Tensor) -> dict[Tensor, int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import chain as chains
 from . import ggn
 from .general import backward, run
+from .graph import refuse_once_differentiable
 from .layers import add, rule_for
 from .outputs import scaled
 from .problem import Problem
@@ -89,6 +90,7 @@ def second_columns(value: Tensor, at: Tensor, rows: int | None):
     (slope,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
     if slope is None or not slope.requires_grad:
         return
+    refuse_once_differentiable([slope])
     per = at.numel() if rows is None else at[0].numel()
     for start in range(0, per, CHUNK):
         k = min(CHUNK, per - start)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .boundary import as_it_was, check_rows
+from .graph import refuse_once_differentiable
 from .losses import resolve
 
 
@@ -59,6 +60,7 @@ def hessian_row(loss, output: Tensor, target: Tensor, parameters: dict) -> dict[
     out = {}
     for name, p in parameters.items():
         (slope,) = torch.autograd.grad(value, p, create_graph=True, allow_unused=True)
+        refuse_once_differentiable([slope])
         if slope is not None and slope.requires_grad:
             seconds = [
                 grad_or_zero(entry, p).flatten()[k] for k, entry in enumerate(slope.flatten())

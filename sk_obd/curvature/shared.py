@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .chain import top_logits
-from .graph import leaves
+from .graph import leaves, refuse_once_differentiable_map
 from .losses import Loss
 from .problem import Problem
 
@@ -96,6 +96,8 @@ def pull(z: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
 
 def bend(z: Tensor, x: Tensor, delta: Tensor, layer: nn.Module) -> Tensor | None:
     """f''(z) dL/dx of the map z -> x; None where it is piecewise linear."""
+    if x is not z:
+        refuse_once_differentiable_map(z, x)
     slope = pull(z, x, delta, create_graph=True)
     if x is z or not slope.requires_grad:
         return None

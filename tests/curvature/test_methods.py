@@ -337,3 +337,63 @@ def test_a_users_rule_is_used():
             assert calls
     finally:
         del RULES[Scale]
+
+
+class Square(torch.autograd.Function):
+    """A square whose derivative can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class OnceSquare(Square):
+    """The same, marked as not to be differentiated again: torch leaves its part out silently."""
+
+    backward = staticmethod(torch.autograd.function.once_differentiable(Square.backward))
+
+
+class Squared(nn.Module):
+    def __init__(self, function, first):
+        super().__init__()
+        self.function, self.first = function, first
+        self.last = nn.LazyLinear(3, dtype=torch.float64)
+
+    def forward(self, X):
+        return self.last(self.function.apply(self.first(X)).flatten(1))
+
+
+FIRST = {
+    "chain": (lambda: nn.Linear(4, 5, dtype=torch.float64), (6, 4)),
+    "conv": (lambda: nn.Conv1d(1, 2, 2, dtype=torch.float64), (6, 1, 4)),
+}
+
+
+@pytest.mark.parametrize("method", ["hessian", "recursion"])
+@pytest.mark.parametrize("first", FIRST)
+def test_a_function_marked_once_differentiable_is_refused_not_left_out(first, method):
+    build, shape = FIRST[first]
+    torch.manual_seed(0)
+    X, y = torch.randn(shape, dtype=torch.float64), torch.arange(6) % 3
+    module = Squared(OnceSquare, build())
+    module(X)
+    with pytest.raises(RuntimeError, match="marked once_differentiable"):
+        diagonal(module, nn.CrossEntropyLoss(), X, y, method=method)
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_a_users_own_function_that_is_twice_differentiable_is_exact(first):
+    build, shape = FIRST[first]
+    torch.manual_seed(0)
+    X, y = torch.randn(shape, dtype=torch.float64), torch.arange(6) % 3
+    module = Squared(Square, build())
+    module(X)
+    found = diagonal(module, nn.CrossEntropyLoss(), X, y, method="hessian")
+    expected = dense_diagonal(module, nn.CrossEntropyLoss(), X, y)
+    for name, h in expected.items():
+        torch.testing.assert_close(found[name], h, rtol=1e-10, atol=1e-12)
