@@ -42,7 +42,8 @@ def save(estimator, path):
     if pruning.kept not in pruning.networks:
         raise ValueError(
             "This estimator was made smaller by compact(), and a file of it could not be loaded "
-            "into the net it came from. Save the estimator that was compacted; load that and compact it."
+            "into the net it came from. Save the estimator that was compacted; load that and "
+            "compact it."
         )
     masks = pruning.masks(pruning.kept)
     network = Network.of(estimator.net_.module_, masks)
