@@ -29,6 +29,55 @@ class BaseOBDCV:
     # The splitter asks for groups, not the estimator, as in scikit-learn's searches.
     __metadata_request__fit = {"groups": UNUSED}  # noqa: RUF012
 
+    def __init__(
+        self,
+        net=None,
+        *,
+        prune_rate=0.98,
+        step=0.2,
+        n_recomputations=0,
+        cv=None,
+        scoring=None,
+        rule="best",
+        n_jobs=None,
+        saliency="obd",
+        curvature="ggn",
+        prunable=None,
+        retrain_epochs=20,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        learning_rate_init=3e-3,
+        batch_size="auto",
+        max_epochs=200,
+        weight_decay="auto",
+        keep_path="all",
+        memory=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.net = net
+        self.prune_rate = prune_rate
+        self.step = step
+        self.n_recomputations = n_recomputations
+        self.cv = cv
+        self.scoring = scoring
+        self.rule = rule
+        self.n_jobs = n_jobs
+        self.saliency = saliency
+        self.curvature = curvature
+        self.prunable = prunable
+        self.retrain_epochs = retrain_epochs
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.weight_decay = weight_decay
+        self.keep_path = keep_path
+        self.memory = memory
+        self.random_state = random_state
+        self.verbose = verbose
+
     @with_callbacks
     def fit(self, X, y, sample_weight=None, *, groups=None, **params):
         """Follow a path in every fold, choose the size, and fit all rows to it.
@@ -259,29 +308,31 @@ class OBDClassifierCV(BaseOBDCV, OBDClassifier):
         random_state=None,
         verbose=0,
     ):
-        self.net = net
-        self.prune_rate = prune_rate
-        self.step = step
-        self.n_recomputations = n_recomputations
-        self.cv = cv
-        self.scoring = scoring
-        self.rule = rule
-        self.n_jobs = n_jobs
-        self.saliency = saliency
-        self.curvature = curvature
-        self.prunable = prunable
-        self.retrain_epochs = retrain_epochs
+        super().__init__(
+            net,
+            prune_rate=prune_rate,
+            step=step,
+            n_recomputations=n_recomputations,
+            cv=cv,
+            scoring=scoring,
+            rule=rule,
+            n_jobs=n_jobs,
+            saliency=saliency,
+            curvature=curvature,
+            prunable=prunable,
+            retrain_epochs=retrain_epochs,
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            learning_rate_init=learning_rate_init,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            weight_decay=weight_decay,
+            keep_path=keep_path,
+            memory=memory,
+            random_state=random_state,
+            verbose=verbose,
+        )
         self.class_weight = class_weight
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.learning_rate_init = learning_rate_init
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.weight_decay = weight_decay
-        self.keep_path = keep_path
-        self.memory = memory
-        self.random_state = random_state
-        self.verbose = verbose
 
     def _learn_from_all(self, plain, y, weights):
         plain._classes = np.unique(y)
@@ -314,52 +365,3 @@ class OBDRegressorCV(BaseOBDCV, OBDRegressor):
     """
 
     _plain_class = OBDRegressor
-
-    def __init__(
-        self,
-        net=None,
-        *,
-        prune_rate=0.98,
-        step=0.2,
-        n_recomputations=0,
-        cv=None,
-        scoring=None,
-        rule="best",
-        n_jobs=None,
-        saliency="obd",
-        curvature="ggn",
-        prunable=None,
-        retrain_epochs=20,
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        learning_rate_init=3e-3,
-        batch_size="auto",
-        max_epochs=200,
-        weight_decay="auto",
-        keep_path="all",
-        memory=None,
-        random_state=None,
-        verbose=0,
-    ):
-        self.net = net
-        self.prune_rate = prune_rate
-        self.step = step
-        self.n_recomputations = n_recomputations
-        self.cv = cv
-        self.scoring = scoring
-        self.rule = rule
-        self.n_jobs = n_jobs
-        self.saliency = saliency
-        self.curvature = curvature
-        self.prunable = prunable
-        self.retrain_epochs = retrain_epochs
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.learning_rate_init = learning_rate_init
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.weight_decay = weight_decay
-        self.keep_path = keep_path
-        self.memory = memory
-        self.random_state = random_state
-        self.verbose = verbose
