@@ -50,7 +50,8 @@ class FittedMixin:
             self.feature_importances_ = inputs.importances(self.saliencies_, self._readers)
 
     def _check_X(self, X):
-        check_is_fitted(self, "net_")
+        if not hasattr(self, "net_"):
+            check_is_fitted(self, "net_")
         if not passes_unchanged(X, self):
             refuse_mapping(X, type(self).__name__)
             X = validate_data(self, X, reset=False, **X_RULES)
@@ -59,7 +60,7 @@ class FittedMixin:
     def _forward(self, method, X):
         """What the net's method of that name returns for X."""
         X = self._check_X(X)
-        predictor = getattr(self, "_predictor", None)
+        predictor = self.__dict__.get("_predictor")
         if predictor is not None:
             return predictor(method, X, self._single_thread)
         with one_thread(self._single_thread):

@@ -40,10 +40,12 @@ class Predictor:
 
     def _build(self):
         self._module = with_sparse(self.net.module_, self.sparse) if self.sparse else None
+        # Only skorch's private method knows what "auto" stands for.
+        self._nonlinearity = self.net._get_predict_nonlinearity()
 
     def __getstate__(self):
         # The CSR layers hold the network's own weights once more.
-        return {name: value for name, value in vars(self).items() if name != "_module"}
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def __setstate__(self, state):
         vars(self).update(state)
@@ -62,19 +64,15 @@ class Predictor:
         module = self._module if is_sparse else self.net.module_
         if module.training:
             module.eval()
-        # Only skorch's private method knows what "auto" stands for.
-        nonlinearity = self.net._get_predict_nonlinearity()
 
         def predict(start):
-            with torch.inference_mode():
-                output = module(take_rows(X, slice(start, start + PREDICTION_ROWS)))
-                output = output[0] if isinstance(output, tuple) else output
-                output = output.reshape(-1) if self.binary else output
-                return nonlinearity(output).numpy()
+            rows = slice(start, start + PREDICTION_ROWS)
+            return self._block(module, take_rows(X, rows))
 
         if n_rows <= PREDICTION_ROWS:
             with one_thread(single_thread):
-                return np.ascontiguousarray(predict(0))
+                # One row costs a few dozen microseconds, of which a slice would be several.
+                return self._block(module, X) if isinstance(X, torch.Tensor) else predict(0)
         starts = range(0, n_rows, PREDICTION_ROWS)
         threads = 1 if single_thread or not is_sparse else torch.get_num_threads()
         with one_thread(single_thread or threads > 1):
@@ -82,6 +80,14 @@ class Predictor:
                 return np.concatenate([predict(start) for start in starts])
             with ThreadPoolExecutor(threads) as pool:
                 return np.concatenate(list(pool.map(predict, starts)))
+
+    @torch.inference_mode()
+    def _block(self, module, X):
+        output = module(X)
+        output = output[0] if isinstance(output, tuple) else output
+        output = output.reshape(-1) if self.binary else output
+        # A CSR layer leaves rows side by side; what comes after is quicker in order.
+        return self._nonlinearity(output.contiguous()).numpy()
 
 
 def can_bypass(net):

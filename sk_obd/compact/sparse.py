@@ -4,7 +4,6 @@ import copy
 import time
 from statistics import median
 
-import numpy as np
 import torch
 from scipy import sparse
 from torch import nn
@@ -31,7 +30,7 @@ class SparseLinear(nn.Module):
         self.bias = None if linear.bias is None else linear.bias.detach().numpy()[:, None].copy()
 
     def forward(self, X):
-        out = self.weight @ np.ascontiguousarray(X.numpy().T)
+        out = self.weight @ X.T.contiguous().numpy()
         if self.bias is not None:
             out += self.bias
         return torch.from_numpy(out).T
