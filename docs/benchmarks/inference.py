@@ -213,10 +213,10 @@ def report(results, settings):
     parts = [
         "# Prediction with pruned networks",
         f"Float32, {torch.get_num_threads()} thread(s); {STEP:.1%} of what is left is deleted at a "
-        "time, one path a network. *Widths*: channels in and out of each layer that compact() leaves. "
-        "*Speed*: how many times as fast as the dense network's `net_.predict`, for 10,000 / 100 "
-        "/ 1 rows. *File*: the dense network's state_dict over the smaller one's. Made by "
-        "`docs/benchmarks/inference.py`.",
+        "time, one path a network. *Widths*: channels in and out of each layer that compact() "
+        "leaves. *Speed*: how many times as fast as the dense network's `net_.predict`, for "
+        "10,000 / 100 / 1 rows. *File*: the dense network's state_dict over the smaller one's. "
+        "Made by `docs/benchmarks/inference.py`.",
         machine(),
     ]
     for name, result in results.items():
