@@ -190,7 +190,7 @@ def test_csr_is_taken_only_where_it_was_measured_to_be_faster(fitted, monkeypatc
     asked = []
 
     def clock(times):
-        def seconds(function, repeats=7):
+        def seconds(function):
             asked.append(function)
             return times.pop(0)
 
@@ -201,13 +201,16 @@ def test_csr_is_taken_only_where_it_was_measured_to_be_faster(fitted, monkeypatc
         monkeypatch.setattr(predictor, "seconds", clock(whole))
         return fitted.compact("auto")
 
-    # Of each layer: as CSR, dense. Of the whole: mixed, dense.
-    small = measured([1, 2, 3, 2, 1, 2], [1, 2])
+    # Of each layer: as CSR, dense. Of the whole: those two as CSR, all three, dense.
+    small = measured([1, 2, 3, 2, 1, 2], [1, 2, 3])
     assert small.backend_ == "sparse"
     assert small.compact_report_.sparse == ("hidden0", "output")
+    assert measured([1, 2, 3, 2, 1, 2], [2, 1, 3]).compact_report_.sparse == (
+        "hidden0", "hidden1", "output",
+    )  # fmt: skip
     assert measured([3, 2, 3, 2, 3, 2], []).backend_ == "dense"
-    assert measured([1, 2, 3, 2, 1, 2], [2, 2]).backend_ == "dense"
-    assert len(asked) == 6 + 2 + 6 + 6 + 2
+    assert measured([1, 2, 3, 2, 1, 2], [2, 2.1, 2]).backend_ == "dense"
+    assert len(asked) == 4 * 6 + 3 * 3
 
 
 def test_plain_arrays_skip_validation_and_others_do_not(fitted, digits):

@@ -175,10 +175,11 @@ def measure(clf, X, y, settings):
     rows = []
     for rate in RATES:
         pruned = clf.at(prune_rate=rate)
-        small = pruned.compact("auto")
         with tempfile.TemporaryDirectory() as folder:
             made = {name: make(pruned, folder) for name, make in CONTENDERS.items()}
             predicts = {name: predict for name, (predict, _) in made.items()}
+            # The estimators whose methods these are.
+            small = predicts["compact, auto"].__self__
             expected = pruned.predict(X)
             agree = {name: float(np.mean(p(X) == expected)) for name, p in predicts.items()}
             times = {
@@ -189,7 +190,6 @@ def measure(clf, X, y, settings):
             {
                 "rate": rate,
                 "alive": pruned.n_params_,
-                "stored": small.compact_report_.n_stored,
                 "after": [r["after"] for r in small.compact_report_.rows],
                 "sparse": small.compact_report_.sparse,
                 "accuracy": float(np.mean(expected == y)),
@@ -208,23 +208,48 @@ def widths(row):
     return "-".join(str(n) for n in [shapes[0][1], *(shape[0] for shape in shapes)])
 
 
+def winners(results):
+    """Where each contender is the fastest, and what the choice by measurement comes to."""
+    lines = []
+    for n in BATCHES:
+        cells = [
+            {
+                name: row["seconds"][str(n)]["dense"] / t
+                for name, t in row["seconds"][str(n)].items()
+            }
+            for result in results.values()
+            for row in result["rows"]
+        ]
+        fixed = [name for name in CONTENDERS if name != "compact, auto"]
+        firsts = [max(fixed, key=speeds.get) for speeds in cells]
+        counts = ", ".join(f"{name} {firsts.count(name)}" for name in fixed)
+        auto = [speeds["compact, auto"] for speeds in cells]
+        lines.append(
+            f"- {n:,} rows: of {len(cells)} networks and sizes the fastest is {counts}; chosen by "
+            f"measurement, {min(auto):.1f} to {max(auto):.1f} times the dense network's speed."
+        )
+    return "\n".join(lines)
+
+
 def report(results, settings):
     """The tables, as parts of a Markdown text."""
     parts = [
         "# Prediction with pruned networks",
         f"Float32, {torch.get_num_threads()} thread(s); {STEP:.1%} of what is left is deleted at a "
-        "time, one path a network. *Widths*: channels in and out of each layer that compact() "
-        "leaves. *Speed*: how many times as fast as the dense network's `net_.predict`, for "
-        "10,000 / 100 / 1 rows. *File*: the dense network's state_dict over the smaller one's. "
-        "Made by `docs/benchmarks/inference.py`.",
+        "time, one path a network. *Widths*: channels in and out of the layers compact() leaves. "
+        "*Speed*: how many times as fast as the dense network's `net_.predict`, for 10,000 / 100 "
+        "/ 1 rows. *File*: the dense network's state_dict over the smaller one's. Made by "
+        "`docs/benchmarks/inference.py`.",
         machine(),
+        "Where each wins:",
+        winners(results),
     ]
     for name, result in results.items():
         rows = []
         for row in result["rows"]:
-            seconds = {int(n): times for n, times in row["seconds"].items()}
+            seconds = row["seconds"]
             speeds = [
-                " / ".join(f"{seconds[n]['dense'] / seconds[n][c]:.1f}" for n in BATCHES)
+                " / ".join(f"{seconds[str(n)]['dense'] / seconds[str(n)][c]:.1f}" for n in BATCHES)
                 for c in CONTENDERS
                 if c != "dense"
             ]
@@ -240,8 +265,8 @@ def report(results, settings):
                     f"{sizes['dense'] / sizes['compact, dense']:.1f}",
                 ]
             )
-        slow = {int(n): t["dense"] for n, t in result["rows"][0]["seconds"].items()}
-        slow = ", ".join(f"{1e3 * slow[n]:.3g} ms for {n:,}" for n in BATCHES)
+        slow = result["rows"][0]["seconds"]
+        slow = ", ".join(f"{1e3 * slow[str(n)]['dense']:.3g} ms for {n:,}" for n in BATCHES)
         epochs, more = settings[NETWORKS[name][0]]
         header = ["deleted", "alive", "accuracy", "widths"]
         header += [c for c in CONTENDERS if c != "dense"] + ["CSR layers", "file"]
