@@ -212,7 +212,6 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
                 objective = Objective.of_net(net, X, y, unequal(weights))
                 rows = objective.some_rows(2)
                 self._row_shape, self._row_dtype = describe_rows(rows)
-                self._no_rows = rows[:0].clone()
                 self._readers = inputs.reading_layers(net.module_, rows)
                 path = self._start_path(net, rows, resume)
                 recipe = self._recipe(net, seed)

@@ -105,13 +105,11 @@ def prune(net, objective, path, recipe, *, evaluate, recall, report):
 
 def iterations(path, recipe):
     """Yield (number, total deleted then) of every iteration to come, as the path grows."""
-    if len(path) == 0:
+    fresh = len(path) == 0
+    if fresh:
         yield 0, 0
-        begun = False
-    else:
-        begun = True
     target, done = target_total(path.n_prunable, recipe.prune_rate), path.n_deleted
-    if begun and done >= target:
+    if not fresh and done >= target:
         yield len(path), done
     elif recipe.trust_region is None:
         totals = schedule(path.n_prunable, recipe.prune_rate, recipe.step)

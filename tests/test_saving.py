@@ -57,6 +57,17 @@ def test_a_loaded_estimator_is_the_saved_one(saved):
         assert not hasattr(loaded, name)
 
 
+def test_a_loaded_estimator_can_be_made_smaller_and_exported(saved, tmp_path):
+    estimator, original, file, X = saved
+    small = estimator.load_params(file).compact()
+    for one, other in zip(predictions(small, X), predictions(original, X), strict=True):
+        if one.dtype.kind == "f":
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(one, other)
+    small.to_numpy(tmp_path / "net.py")
+
+
 def test_a_pickled_one_is_too(saved):
     _, original, _, X = saved
     assert same(pickle.loads(pickle.dumps(original)), original, X)

@@ -16,7 +16,7 @@ def compact_estimator(estimator, backend):
     """A fitted copy of an estimator with a smaller network, for BaseOBD.compact."""
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}; expected one of {', '.join(map(repr, BACKENDS))}.")
-    net, X = estimator.net_, _rows_like(estimator._no_rows)
+    net, X = estimator.net_, _made_up_rows(estimator._row_shape, estimator._row_dtype)
     masks = {name: torch.from_numpy(mask) for name, mask in estimator.mask_.items()}
     module, masks, report = shrink(net.module_, masks, X[:3].to(net.device))
     fitted = copy.copy(estimator)
@@ -35,9 +35,9 @@ def compact_estimator(estimator, backend):
     return fitted
 
 
-def _rows_like(empty):
+def _made_up_rows(shape, dtype):
     """A block of rows to trace and measure with: normal numbers, or zeros for an Embedding."""
-    rows = torch.zeros((PREDICTION_ROWS, *empty.shape[1:]), dtype=empty.dtype)
-    if empty.is_floating_point():
+    rows = torch.zeros((PREDICTION_ROWS, *shape), dtype=getattr(torch, dtype))
+    if rows.is_floating_point():
         rows.normal_(generator=torch.Generator().manual_seed(0))
     return rows
