@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import chain as chains
+from . import columns, links
 from .general import Run, backward, run
 from .layers import add, rule_for
 from .outputs import Form, scaled
@@ -37,6 +38,14 @@ def pull_back(problem: Problem, X, y, w, form_at: Callable[[Tensor], Form]):
             found = chain_diagonals(problem, chain, form_at(chain.logits))
             return collect(problem, chain, found), (w * loss.normalisers(chain.output, y)).sum()
         problem.give_up_chain()
+    if problem.line:
+        try:
+            line = links.trace(problem.module, loss, X, problem.line)
+        except links.NoLine:
+            problem.line = None
+        else:
+            found = columns.diagonals(problem, line, form_at(line.logits.detach()))
+            return found, (w * loss.normalisers(line.output, y)).sum()
     plan = problem.get_plan()
     went = run(problem.module, loss, X, plan.layers)
     sums: dict[str, Tensor] = {}

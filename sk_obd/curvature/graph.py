@@ -10,7 +10,11 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-ELEMENTWISE = frozenset(
+VIEWS = frozenset(["View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Clone", "Alias"])
+#: Operations whose slope is 0 or 1.
+SWITCHES = VIEWS | {"Relu"}
+
+ELEMENTWISE = VIEWS | frozenset(
     [
         "Relu",
         "LeakyRelu",
@@ -38,13 +42,6 @@ ELEMENTWISE = frozenset(
         "Abs",
         "Neg",
         "Clamp",
-        "View",
-        "UnsafeView",
-        "ReshapeAlias",
-        "Squeeze",
-        "Unsqueeze",
-        "Clone",
-        "Alias",
     ]
 )
 PIECEWISE_LINEAR = frozenset(
@@ -119,6 +116,20 @@ def leaves(tensor: Tensor) -> dict[Tensor, int]:
         if after is not None and hasattr(after, "variable")
     )
     return {node.variable: count for node, count in edges.items()}
+
+
+def line(z: Tensor, x: Tensor) -> list | None:
+    """The operations from x back to z, where each has but one before it."""
+    node, found = x.grad_fn, []
+    while node is not None and not hasattr(node, "variable"):
+        found.append(node)
+        behind = [before for before, _ in node.next_functions if before is not None]
+        node = behind[0] if len(behind) == 1 else None
+    return None if node is None or node.variable is not z else found
+
+
+def is_max_pool(node) -> bool:
+    return plain_name(node).startswith("MaxPool") and plain_name(node).endswith("WithIndices")
 
 
 def elementwise(tensor: Tensor) -> bool:

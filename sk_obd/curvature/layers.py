@@ -220,6 +220,31 @@ class ConvRule(Rule):
         bias = squares(A.flatten(3).sum(3), None if B is None else B.flatten(3).sum(3), signs)
         return {"weight": weight, "bias": bias.sum(0)}
 
+    def contract_chosen(self, layer, x, S, where, signs=None):
+        """As contract, for columns S (k, n, out, m) at the positions ``where`` (n, out, m) of each
+        channel and 0 elsewhere, as a max pool leaves them.
+        """
+        k, n, out, m = S.shape
+        channel = torch.arange(out, device=x.device).div(
+            out // layer.groups, rounding_mode="floor"
+        )
+        reads = layer.weight[0].numel()
+        total = S.new_zeros(out, reads)
+        step = max(1, LIMIT // (out * m * reads))
+        for some in (slice(start, start + step) for start in range(0, n, step)):
+            read = windows(layer, x[some]).mT
+            rows, _, positions, _ = read.shape
+            first = torch.arange(rows, device=x.device).unsqueeze(1) * layer.groups + channel
+            at = where[some] + (first * positions).unsqueeze(2)
+            right = read.reshape(-1, reads).index_select(0, at.flatten()).view(-1, m, reads)
+            left = S[:, some].permute(1, 2, 0, 3).reshape(-1, k, m)
+            J = torch.bmm(left, right).square_().view(rows, out, k, reads)
+            if signs is not None:
+                J *= signs[:, some].T[:, None, :, None]
+            total += J.sum((0, 2))
+        bias = squares(S.sum(3), None, signs).sum(0)
+        return {"weight": total.view(layer.weight.shape), "bias": bias}
+
 
 class ConvTransposeRule(ConvRule):
     """weight (in, out / groups, *kernel): the input times the windows of the columns."""

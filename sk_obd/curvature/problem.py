@@ -41,6 +41,7 @@ class Problem:
     probe: Tensor  # a few rows to try the module on
     generator: torch.Generator | None = None
     chain: bool = False  # whether it may be a chain
+    line: list[nn.Module] | None = None  # the layers it may be a line of
     plan: Plan | None = None  # how the general routes go about it
     vectorised: bool = True  # whether torch.func copes with the module
     buffers: Buffers = field(default_factory=Buffers)

@@ -15,6 +15,7 @@ from . import chain as chains
 from . import shared
 from .ggn import collect, lowest
 from .hessian import residuals
+from .links import NoLine
 from .outputs import Form, scaled
 from .problem import Problem
 
@@ -42,7 +43,7 @@ def _batch(problem, X, y, w, bends):
         try:
             refuse_parameters(problem)
             return shared.batch(problem, X, y, w, bends, form, slopes)
-        except shared.NoChain as reason:
+        except NoLine as reason:
             raise ValueError(
                 "the recursion passes one number a unit through a chain of Linear and "
                 "convolutional layers with "
@@ -94,9 +95,9 @@ def refuse_parameters(problem: Problem) -> None:
                     if name
                     else f"the parameter {local!r} of {type(layer).__name__}"
                 )
-                raise shared.NoChain(where)
+                raise NoLine(where)
             if parameter in owners:
-                raise shared.NoChain(
+                raise NoLine(
                     f"the parameter that layers {owners[parameter]!r} and {name!r} share"
                 )
             owners[parameter] = name

@@ -9,15 +9,14 @@ for such a map.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import grad
 
-from .chain import top_logits
-from .graph import leaves, refuse_once_differentiable_map
-from .losses import Loss
+from .graph import SWITCHES, elementwise, is_max_pool, line, plain_name
+from .graph import refuse_once_differentiable_map as refuse_once
+from .links import NoLine, trace
 from .problem import Problem
 
 LINEAR = (
@@ -25,63 +24,75 @@ LINEAR = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
+#: What torch.nn.grad has for a convolution: derivatives by its input and its weight.
+BY_INPUT = {
+    nn.Conv1d: grad.conv1d_input,
+    nn.Conv2d: grad.conv2d_input,
+    nn.Conv3d: grad.conv3d_input,
+}
+BY_WEIGHT = {
+    nn.Conv1d: grad.conv1d_weight,
+    nn.Conv2d: grad.conv2d_weight,
+    nn.Conv3d: grad.conv3d_weight,
+}
 
 
-class NoChain(Exception):
-    """Why a module cannot be passed."""
+def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor, bends: bool, form, slopes):
+    """Sums for a batch; ``form`` and ``slopes`` give the loss' derivatives at the logits."""
+    loss = problem.loss
+    found = trace(problem.module, loss, X, [m for m in problem.module.modules() if is_linear(m)])
+    links, at = found.links, found.logits.detach()
+    h = form(at).diagonal()
+    delta = slopes(at) if bends else None
+    sums: dict[str, Tensor] = {}
+    wanted = [bool(problem.names(link.layer)) for link in links]
+    for i in range(len(links) - 1, wanted.index(True) - 1, -1):
+        layer, z, after = links[i].layer, links[i].z, found.after(i)
+        h = through(z, after, h, layer)
+        if bends:
+            residual = bend(z, after, delta, layer)
+            h = h if residual is None else h + residual
+            delta = pull(z, after, delta)
+        x = links[i].x.detach()
+        sums.update(of_parameters(problem, layer, x, h))
+        if i:
+            h = back(layer, layer.weight.detach().square(), x, h)
+            delta = back(layer, layer.weight.detach(), x, delta) if bends else None
+    return sums, (w * loss.normalisers(found.output, y)).sum()
 
 
-@dataclass
-class Link:
-    layer: nn.Module
-    x: Tensor  # what it read, with the little graph since the layer before
-    z: Tensor  # what it gave: a leaf
+def is_linear(layer: nn.Module) -> bool:
+    return isinstance(layer, LINEAR)
 
 
-def trace(module: nn.Module, loss: Loss, X: Tensor) -> tuple[list[Link], Tensor, Tensor]:
-    """(links, output, logits) of the rows; NoChain where it is none."""
-    links: list[Link] = []
+# -- from one layer to the next --------------------------------------------------------------------
 
-    def cut(layer, args, z):
-        links.append(Link(layer, args[0], z.detach().requires_grad_()))
-        return links[-1].z.clone()
 
-    linears = [m for m in module.modules() if isinstance(m, LINEAR)]
-    handles = [m.register_forward_hook(cut) for m in linears]
-    try:
-        output = module(X)
-    finally:
-        for handle in handles:
-            handle.remove()
-    names = {layer: name for name, layer in module.named_modules()}
-    if not links:
-        raise NoChain("no Linear or convolutional layer")
-    if len({link.layer for link in links}) < len(links):
-        raise NoChain("a layer that is used twice")
-    if not isinstance(output, Tensor):
-        raise NoChain("an output that is no tensor")
-    logits = top_logits(links[-1].z, output, loss)
-    before: set[Tensor] = set()
-    for link in links:
-        if set(leaves(link.x)) != before:
-            raise NoChain(
-                f"what layer {names[link.layer]!r} ({link.layer}) reads: not the layer before alone"
-            )
-        before = {link.z}
-    if logits is not links[-1].z and set(leaves(logits)) != before:
-        raise NoChain("the way from the last layer to the output")
-    for link, after in zip(links, [*[link.x for link in links[1:]], logits], strict=True):
-        if not feeds_one(link.z, after):
-            raise NoChain(
-                f"what follows layer {names[link.layer]!r} ({link.layer}): a map that mixes units"
-            )
-    return links, output.detach(), logits
+def through(z: Tensor, x: Tensor, h: Tensor, layer: nn.Module) -> Tensor:
+    """``(J^T 1)(J^T h)`` of the map z -> x; NoLine where a number feeds more than one."""
+    if x is z:
+        return h
+    nodes = line(z, x)
+    known = nodes is not None and all(apart(node) for node in nodes)
+    if known and all(is_max_pool(node) or plain_name(node) in SWITCHES for node in nodes):
+        return pull(z, x, h)  # slopes are 0 or 1, their own squares
+    if not (known or (x.shape == z.shape and elementwise(x)) or feeds_one(z, x)):
+        raise NoLine(f"what follows layer {layer}: a map that mixes units")
+    return pull(z, x, torch.ones_like(x)) * pull(z, x, h)
+
+
+def apart(node) -> bool:
+    """Whether the operation is a max pool whose windows do not overlap, or has slopes 0 and 1."""
+    if not is_max_pool(node):
+        return plain_name(node) in SWITCHES
+    stride = node._saved_stride or node._saved_kernel_size
+    return all(d == 1 for d in node._saved_dilation) and all(
+        k <= s for k, s in zip(node._saved_kernel_size, stride, strict=True)
+    )
 
 
 def feeds_one(z: Tensor, x: Tensor) -> bool:
     """Whether every number of z reaches at most one of x, by random probes."""
-    if x is z:
-        return True
     generator = torch.Generator().manual_seed(0)
     v = (torch.rand(x.shape, generator=generator, dtype=torch.float64) + 0.5).to(x)
     one, first, second = (pull(z, x, t) for t in (torch.ones_like(x), v, v.square()))
@@ -97,7 +108,7 @@ def pull(z: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
 def bend(z: Tensor, x: Tensor, delta: Tensor, layer: nn.Module) -> Tensor | None:
     """f''(z) dL/dx of the map z -> x; None where it is piecewise linear."""
     if x is not z:
-        refuse_once_differentiable_map(z, x)
+        refuse_once(z, x)
     slope = pull(z, x, delta, create_graph=True)
     if x is z or not slope.requires_grad:
         return None
@@ -110,49 +121,54 @@ def bend(z: Tensor, x: Tensor, delta: Tensor, layer: nn.Module) -> Tensor | None
     if second is None:
         return None
     if not torch.allclose(probe, v * second, rtol=1e-3, atol=1e-6 * second.abs().max().item()):
-        raise NoChain(f"what follows layer {layer}: an activation of more than one unit")
+        raise NoLine(f"what follows layer {layer}: an activation of more than one unit")
     return second
 
 
-def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor, bends: bool, form, slopes):
-    """Sums for a batch; ``form`` and ``slopes`` give the loss' derivatives at the logits."""
-    links, output, logits = trace(problem.module, problem.loss, X)
-    loss = problem.loss
-    at = logits.detach()
-    h = form(at).diagonal()
-    delta = slopes(at) if bends else None
-    after, sums = logits, {}
-    wanted = [bool(problem.names(link.layer)) for link in links]
-    for i in range(len(links) - 1, wanted.index(True) - 1, -1):
-        layer, z = links[i].layer, links[i].z
-        h = pull(z, after, torch.ones_like(after)) * pull(z, after, h)
-        if bends:
-            residual = bend(z, after, delta, layer)
-            h = h if residual is None else h + residual
-            delta = pull(z, after, delta)
-        x = links[i].x.detach()
-        sums.update(of_parameters(problem, layer, x, h))
-        if i:
-            h = back(layer, layer.weight.detach().square(), x, h)
-            delta = back(layer, layer.weight.detach(), x, delta) if bends else None
-            after = links[i].x
-    return sums, (w * loss.normalisers(output, y)).sum()
+# -- through a layer -------------------------------------------------------------------------------
 
 
 def of_parameters(problem: Problem, layer: nn.Module, x: Tensor, h: Tensor) -> dict[str, Tensor]:
+    """``sum of h x^2`` over rows and positions, for the layer's parameters."""
     names = problem.names(layer)
-    own = {local: p.detach().requires_grad_() for local, p in layer.named_parameters(recurse=False)}
-    wanted = [own[local] for local in names]
-    if not wanted:
-        return {}
-    values = torch.autograd.grad(layer_with(layer, own, x.square()), wanted, h)
-    return dict(zip(names.values(), values, strict=True))
+    values = {}
+    if "bias" in names:
+        kept = h.ndim - 1 if isinstance(layer, nn.Linear) else 1
+        values["bias"] = h.sum([d for d in range(h.ndim) if d != kept])
+    if "weight" in names:
+        shape = layer.weight.shape
+        if type(layer) is nn.Linear:
+            values["weight"] = h.flatten(0, -2).T @ x.square().flatten(0, -2)
+        elif convolves(layer):
+            values["weight"] = BY_WEIGHT[type(layer)](x.square(), shape, h, *settings(layer))
+        else:
+            weight = layer.weight.detach().requires_grad_()
+            values["weight"] = torch.autograd.grad(with_weight(layer, weight, x.square()), weight, h)[0]
+    return {names[local]: value for local, value in values.items()}
 
 
 def back(layer: nn.Module, weight: Tensor, x: Tensor, h: Tensor) -> Tensor:
+    """h at the layer's output carried to its input by ``weight`` in its weight's place."""
+    if type(layer) is nn.Linear:
+        return h @ weight
+    if convolves(layer):
+        return BY_INPUT[type(layer)](x.shape, weight, h, *settings(layer))
     x = x.detach().requires_grad_()
-    return torch.autograd.grad(layer_with(layer, {"weight": weight}, x), x, h)[0]
+    return torch.autograd.grad(with_weight(layer, weight, x), x, h)[0]
 
 
-def layer_with(layer: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-    return functional_call(layer, parameters, (x,))
+def convolves(layer: nn.Module) -> bool:
+    """Whether torch.nn.grad has the layer's derivatives."""
+    return (
+        type(layer) in BY_INPUT
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    )
+
+
+def settings(layer: nn.Module) -> tuple:
+    return layer.stride, layer.padding, layer.dilation, layer.groups
+
+
+def with_weight(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+    return functional_call(layer, {"weight": weight}, (x,))
