@@ -20,8 +20,8 @@ PARAMETERS = """
         fit to 0.9, all but its own last.
     n_recomputations : int, default=0
         How often saliencies are computed anew within an iteration: the deletion is made in
-        ``n_recomputations + 1`` equal parts, without training in between. Costs a curvature each, and helps where
-        `step` is long (0.4, not 0.2).
+        ``n_recomputations + 1`` equal parts, without training in between. Costs a curvature each,
+        and helps where `step` is long (0.4, not 0.2).
     trust_region : float > 0, default=None
         Tolerated error of the predicted increase, as a share of the training loss. After each
         deletion the step shrinks where the error was larger, and grows where it was smaller (by

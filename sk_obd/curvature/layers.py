@@ -225,9 +225,7 @@ class ConvRule(Rule):
         channel and 0 elsewhere, as a max pool leaves them.
         """
         k, n, out, m = S.shape
-        channel = torch.arange(out, device=x.device).div(
-            out // layer.groups, rounding_mode="floor"
-        )
+        channel = torch.arange(out, device=x.device).div(out // layer.groups, rounding_mode="floor")
         reads = layer.weight[0].numel()
         total = S.new_zeros(out, reads)
         step = max(1, LIMIT // (out * m * reads))

@@ -97,7 +97,5 @@ def refuse_parameters(problem: Problem) -> None:
                 )
                 raise NoLine(where)
             if parameter in owners:
-                raise NoLine(
-                    f"the parameter that layers {owners[parameter]!r} and {name!r} share"
-                )
+                raise NoLine(f"the parameter that layers {owners[parameter]!r} and {name!r} share")
             owners[parameter] = name

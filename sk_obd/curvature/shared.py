@@ -143,7 +143,9 @@ def of_parameters(problem: Problem, layer: nn.Module, x: Tensor, h: Tensor) -> d
             values["weight"] = BY_WEIGHT[type(layer)](x.square(), shape, h, *settings(layer))
         else:
             weight = layer.weight.detach().requires_grad_()
-            values["weight"] = torch.autograd.grad(with_weight(layer, weight, x.square()), weight, h)[0]
+            values["weight"] = torch.autograd.grad(
+                with_weight(layer, weight, x.square()), weight, h
+            )[0]
     return {names[local]: value for local, value in values.items()}
 
 

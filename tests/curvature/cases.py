@@ -223,6 +223,11 @@ def cosh(output, target):
     return torch.log(torch.cosh(output - target).sum(1)).mean()
 
 
+def bounded(output, target):
+    """A criterion with negative second derivatives where it is far off."""
+    return (1 - torch.exp(-(output - target).square())).sum(1).mean()
+
+
 def dense_labels():
     X, y = tokens(4, 5)()
     y = torch.randint(0, 3, (4, 5))
@@ -324,6 +329,70 @@ LAYERS = {
     "dropout": ([lambda: nn.Linear(3, 4), nn.Tanh, lambda: nn.Dropout(0.5)], (3,)),
 }
 
+POOLED = {
+    "relu, max pool": (
+        [lambda: nn.Conv2d(2, 3, 3, padding=1), nn.ReLU, lambda: nn.MaxPool2d(2)],
+        (2, 4, 6),
+    ),
+    "max pool, relu, in groups": (
+        [
+            lambda: nn.Conv2d(2, 3, 2, bias=False),
+            lambda: nn.MaxPool2d(2),
+            nn.ReLU,
+            lambda: nn.Conv2d(3, 6, 2, groups=3, stride=(1, 2), padding=1),
+            lambda: nn.MaxPool2d(2),
+            lambda: nn.ReLU(inplace=True),
+        ],
+        (2, 5, 7),
+    ),
+    "overlapping windows": (
+        [lambda: nn.Conv2d(1, 2, 3), nn.ReLU, lambda: nn.MaxPool2d(3, stride=2, padding=1)],
+        (1, 6, 6),
+    ),
+    "dilated windows": (
+        [lambda: nn.Conv2d(1, 2, 2), lambda: nn.MaxPool2d(2, dilation=2, ceil_mode=True)],
+        (1, 5, 6),
+    ),
+    "max pool 1d": (
+        [lambda: nn.Conv1d(2, 3, 2, dilation=2), lambda: nn.MaxPool1d(3), nn.ReLU],
+        (2, 8),
+    ),
+    "max pool 3d": (
+        [lambda: nn.Conv3d(1, 2, (1, 2, 1)), nn.ReLU, lambda: nn.MaxPool3d(2)],
+        (1, 2, 5, 2),
+    ),
+    "max pool behind tanh": (
+        [lambda: nn.Conv2d(1, 2, 2), nn.Tanh, lambda: nn.MaxPool2d(2)],
+        (1, 5, 5),
+    ),
+    "planes reshaped before a max pool": (
+        [
+            lambda: nn.Conv2d(1, 2, 2),
+            lambda: nn.Flatten(1, 2),
+            lambda: nn.Unflatten(1, (4, 2)),
+            lambda: nn.MaxPool2d(2),
+        ],
+        (1, 5, 5),
+    ),
+    "adaptive max pool": (
+        [lambda: nn.Conv2d(1, 2, 2), nn.ReLU, lambda: nn.AdaptiveMaxPool2d(2)],
+        (1, 5, 5),
+    ),
+    "transposed, max pool": (
+        [lambda: nn.ConvTranspose2d(1, 2, 2), nn.ReLU, lambda: nn.MaxPool2d(2)],
+        (1, 3, 3),
+    ),
+    "batch norm, max pool": (
+        [
+            lambda: nn.Conv2d(1, 2, 2),
+            lambda: nn.BatchNorm2d(2),
+            nn.ReLU,
+            lambda: nn.MaxPool2d(2),
+        ],
+        (1, 5, 5),
+    ),
+}
+
 CASES = [
     Case(f"mlp {a.__name__}", lambda a=a: mlp(4, 5, 4, 3, act=a), CE, labels(7, 4))
     for a in ACTIVATIONS
@@ -331,7 +400,16 @@ CASES = [
 for name, (layers, shape) in LAYERS.items():
     build, data = image(*layers, shape=shape)
     CASES.append(Case(name, build, CE, data))
+for name, (layers, shape) in POOLED.items():
+    build, data = image(*layers, shape=shape, classes=6, n=6)
+    CASES.append(Case(name, build, CE, data))
 CASES += [
+    Case(
+        "max pool under a loss that is not convex",
+        image(*POOLED["relu, max pool"][0], shape=(2, 4, 6), classes=5)[0],
+        lambda: bounded,
+        lambda: (torch.randn(4, 2, 4, 6, dtype=F64), torch.randn(4, 5, dtype=F64)),
+    ),
     Case("five tanh layers", lambda: mlp(3, 4, 4, 4, 4, 4, 2), MSE, numbers(5, 3, 2)),
     Case("one layer", lambda: nn.Linear(4, 3), CE, labels(5, 4)),
     Case("functional chain", Functional, CE, labels(6, 4)),

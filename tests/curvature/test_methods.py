@@ -16,7 +16,7 @@ from sk_obd.curvature import (
     rows,
 )
 from sk_obd.curvature.general import make_plan
-from sk_obd.curvature.layers import RULES
+from sk_obd.curvature.layers import RULES, ConvRule
 
 from .cases import BY_NAME, mlp
 from .test_exact import error
@@ -76,6 +76,35 @@ def test_rows_without_a_rule_are_taken_together(name, monkeypatch):
     monkeypatch.setattr(rows, "one_row", alone)
     for method in ("ggn", "fisher"):
         diagonal(module, criterion, X, y, method=method)
+
+
+@pytest.mark.parametrize(
+    ("name", "gathered"),
+    [
+        ("relu, max pool", 1),
+        ("max pool, relu, in groups", 2),
+        ("overlapping windows", 1),
+        ("dilated windows", 1),
+        ("max pool 1d", 1),
+        ("max pool 3d", 1),
+        ("max pool under a loss that is not convex", 1),
+        ("max pool behind tanh", 0),
+        ("planes reshaped before a max pool", 0),
+        ("transposed, max pool", 0),
+        ("batch norm, max pool", 0),
+    ],
+)
+def test_what_a_max_pool_chose_is_gathered_where_that_is_all_there_is(name, gathered, monkeypatch):
+    calls, whole = [], ConvRule.contract_chosen
+
+    def counting(self, *args):
+        calls.append(args)
+        return whole(self, *args)
+
+    monkeypatch.setattr(ConvRule, "contract_chosen", counting)
+    module, criterion, X, y = BY_NAME[name].make()
+    diagonal(module, criterion, X, y)
+    assert len(calls) == gathered
 
 
 def test_hessian_is_not_ggn_for_smooth_networks():
@@ -153,11 +182,41 @@ def test_recursion_sums_over_the_connections_that_share_a_weight(method):
     torch.testing.assert_close(got["5.weight"], expected["4.weight"], rtol=1e-10, atol=1e-14)
 
 
+class Windows(nn.Module):
+    """A max pool by 2 of what was flattened, by other operations than torch's own."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        x = x.view(-1, *self.shape)
+        return x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5)).flatten(1)
+
+
+@pytest.mark.parametrize("method", ["recursion", "recursion-lm"])
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh])
+def test_recursion_passes_a_max_pool_as_any_map_that_feeds_one(act, method):
+    torch.manual_seed(0)
+    conv, top = nn.Conv2d(1, 2, 2), nn.Linear(8, 3)
+    net = nn.Sequential(conv, act(), nn.MaxPool2d(2), nn.Flatten(), top).to(F64)
+    X, y = torch.randn(4, 1, 5, 5, dtype=F64), torch.tensor([0, 1, 2, 0])
+    layer, shared = unrolled(conv, 5)
+    flat = nn.Sequential(layer, act(), Windows(2, 4, 4), top)
+    got = diagonal(net, nn.CrossEntropyLoss(), X, y, method=method)
+    expected = diagonal(flat, nn.CrossEntropyLoss(), X.flatten(1), y, method=method)
+    sums = (shared * expected["0.weight"]).sum((1, 2)).view(conv.weight.shape)
+    torch.testing.assert_close(got["0.weight"], sums, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(got["4.weight"], expected["3.weight"], rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "conv1d",
         "conv2d",
+        "max pool, relu, in groups",
+        "max pool behind tanh",
         "deep relu convs",
         "linear over positions",
         "transposed 1d",
@@ -185,6 +244,8 @@ def test_recursion_passes_convolutions_and_positions(name):
         ("layer norm", "LayerNorm"),
         ("own parameters", "'scale' of Own"),
         ("mse behind softmax", "mixes units"),
+        ("overlapping windows", "mixes units"),
+        ("dilated windows", "mixes units"),
         ("tied autoencoder", "'bias' of Tied"),
     ],
 )
