@@ -9,7 +9,6 @@ from . import fisher, ggn, hessian, recursion, sampled
 from .boundary import as_it_was, check_rows, checked_batch_size, default_batch_size
 from .chain import linear_chain
 from .general import refuse_dependent_rows
-from .links import with_rules
 from .losses import resolve
 from .problem import Method, Problem
 
@@ -92,9 +91,7 @@ def diagonal(
     if not parameters:
         return {}
     generator = sampled.generator_from(random_state) if method == "ggn-mc" else None
-    problem = Problem(
-        module, loss, parameters, X[:2], generator, linear_chain(module), with_rules(module)
-    )
+    problem = Problem(module, loss, parameters, X[:2], generator, chain=linear_chain(module))
     with as_it_was(module):
         if not problem.chain or size == 1:  # a chain is seen to keep its rows apart as it is traced
             refuse_dependent_rows(module, X)

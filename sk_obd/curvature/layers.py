@@ -99,6 +99,20 @@ def rule_for(layer: nn.Module) -> Rule | None:
     return None
 
 
+def layers_with_rules(module: nn.Module) -> list[nn.Module] | None:
+    """The layers that own the trainable parameters, if each has a rule and shares none."""
+    layers, seen = [], set()
+    for layer in module.modules():
+        own = [p for p in layer.parameters(recurse=False) if p.requires_grad]
+        if not own:
+            continue
+        if rule_for(layer) is None or not seen.isdisjoint(own):
+            return None
+        seen.update(own)
+        layers.append(layer)
+    return layers
+
+
 def squares(A: Tensor, B: Tensor | None, signs: Tensor | None) -> Tensor:
     """Sum over columns of ``signs * A * B``: (k, n, ...) -> (n, ...)."""
     product = A.square() if B is None else A * B

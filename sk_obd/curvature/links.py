@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from .chain import top_logits
 from .general import backward
 from .graph import SWITCHES, elementwise, is_max_pool, leaves, line, plain_name
-from .layers import rule_for
 from .loss import Loss
 
 
@@ -40,20 +39,6 @@ class Line:
     def after(self, i: int) -> Tensor:
         """What follows layer i: the next one's input, or the logits."""
         return self.links[i + 1].x if i + 1 < len(self.links) else self.logits
-
-
-def with_rules(module: nn.Module) -> list[nn.Module] | None:
-    """The layers that own the trainable parameters, if each has a rule and shares none."""
-    layers, seen = [], set()
-    for layer in module.modules():
-        own = [p for p in layer.parameters(recurse=False) if p.requires_grad]
-        if not own:
-            continue
-        if rule_for(layer) is None or not seen.isdisjoint(own):
-            return None
-        seen.update(own)
-        layers.append(layer)
-    return layers
 
 
 def trace(module: nn.Module, loss: Loss, X: Tensor, layers: Iterable[nn.Module]) -> Line:

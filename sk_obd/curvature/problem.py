@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from .general import Plan, make_plan, refuse_dependent_rows
+from .layers import layers_with_rules
 from .losses import Loss
 
 
@@ -41,11 +43,15 @@ class Problem:
     probe: Tensor  # a few rows to try the module on
     generator: torch.Generator | None = None
     chain: bool = False  # whether it may be a chain
-    line: list[nn.Module] | None = None  # the layers it may be a line of
     plan: Plan | None = None  # how the general routes go about it
     vectorised: bool = True  # whether torch.func copes with the module
     buffers: Buffers = field(default_factory=Buffers)
     known: dict = field(default_factory=dict)
+
+    @cached_property
+    def line(self) -> list[nn.Module] | None:
+        """The layers that it may be a line of; None once it is seen to be none."""
+        return layers_with_rules(self.module)
 
     @property
     def item_size(self) -> int:
