@@ -10,10 +10,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .general import backward
-from .layers import ConvRule, ConvTransposeRule, add, rule_for
+from .layers import ConvRule, ConvTransposeRule
 from .links import Line, chosen, pulled
 from .outputs import Form
 from .problem import Problem
+from .rule import add, rule_for
 
 #: Fewest columns for which it pays to gather what a max pool chose.
 FEW = 4

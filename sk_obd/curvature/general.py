@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .graph import leaves, piecewise_linear
-from .layers import rule_for
 from .losses import NLL, Loss
+from .rule import rule_for
 
 
 @dataclass

@@ -16,10 +16,10 @@ from torch import Tensor
 from . import chain as chains
 from . import columns, links
 from .general import Run, backward, run
-from .layers import add, rule_for
 from .outputs import Form, scaled
 from .problem import Problem
 from .rows import pulled_squares
+from .rule import add, rule_for
 
 BLOCK = 1 << 20  # bytes of columns carried at once
 

@@ -16,9 +16,9 @@ from . import chain as chains
 from . import ggn
 from .general import backward, run
 from .graph import refuse_once_differentiable
-from .layers import add, rule_for
 from .outputs import scaled
 from .problem import Problem
+from .rule import add, rule_for
 
 CHUNK = 32  # columns of one double backward
 

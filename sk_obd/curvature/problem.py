@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .general import Plan, make_plan, refuse_dependent_rows
-from .layers import layers_with_rules
 from .losses import Loss
+from .rule import layers_with_rules
 
 
 class Buffers:

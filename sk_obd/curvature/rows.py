@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from .general import backward
-from .layers import LIMIT, squares
+from .rule import LIMIT, squares
 
 
 def pulled_squares(

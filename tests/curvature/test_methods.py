@@ -16,7 +16,8 @@ from sk_obd.curvature import (
     rows,
 )
 from sk_obd.curvature.general import make_plan
-from sk_obd.curvature.layers import RULES, ConvRule
+from sk_obd.curvature.layers import ConvRule
+from sk_obd.curvature.rule import RULES
 
 from .cases import BY_NAME, mlp
 from .test_exact import error
