@@ -44,8 +44,9 @@ class PruningPath:
     ==================== =====================================================================
     n_params             parameters alive
     prune_rate           share of the prunable parameters deleted so far
-    n_deleted            deleted in this iteration
-    predicted_increase   sum of their saliencies (NaN where the saliency is no loss)
+    n_deleted            deleted in this iteration, what was swept away with it
+    predicted_increase   sum of their saliencies (NaN where the saliency is no loss); nothing
+                         for what was swept away
     actual_increase      increase of the training loss by deleting them, before retraining
     first_order          the four terms it is the sum of (see :func:`sk_obd.taylor_terms`): what
     diagonal             the gradient says, the diagonal of the curvature in use, the rest of the
@@ -103,6 +104,12 @@ class PruningPath:
     def n_deleted(self):
         """Number of parameters deleted so far."""
         return sum(int((at > 0).sum()) for at in self.deleted_at.values())
+
+    @property
+    def n_deleted_before(self):
+        """Number of parameters deleted before the last iteration that deleted any."""
+        numbers = [row["n_deleted"] for row in self.rows if row["n_deleted"]]
+        return self.n_deleted - (numbers[-1] if numbers else 0)
 
     def masks(self, row=None):
         """Masks at a row (default: the last), True = alive."""
