@@ -51,6 +51,7 @@ def full_batch(net_class, criterion):
 
 
 SHORT = {
+    "cv": 2,
     "prune_rate": 0.9,
     "step": 0.7,
     "max_epochs": 60,
@@ -63,12 +64,12 @@ ESTIMATORS = {
     "regressor": OBDRegressor(),
     "classifier to 0.8": OBDClassifier(prune_rate=0.8),
     "regressor to 0.8": OBDRegressor(prune_rate=0.8),
-    "classifier, swept": OBDClassifier(sweep=True, **SHORT),
-    "regressor, swept": OBDRegressor(sweep=True, **SHORT),
+    "classifier, swept": OBDClassifier(prune_rate=0.9, step=0.5, sweep=True),
+    "regressor, swept": OBDRegressor(prune_rate=0.9, step=0.5, sweep=True),
     "classifier net": OBDClassifier(full_batch(NeuralNetClassifier, nn.CrossEntropyLoss)),
     "regressor net": OBDRegressor(full_batch(NeuralNetRegressor, nn.MSELoss)),
-    "classifier CV": OBDClassifierCV(cv=2, **SHORT),
-    "regressor CV": OBDRegressorCV(cv=2, **SHORT),
+    "classifier CV": OBDClassifierCV(**SHORT),
+    "regressor CV": OBDRegressorCV(**SHORT),
 }
 if os.environ.get("FULL_CHECKS"):
     ESTIMATORS |= {
