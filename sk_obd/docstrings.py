@@ -182,9 +182,9 @@ def cv_parameters(*, stratified, class_weight):
     own = entries(CV_PARAMETERS.format(stratified=stratified))
     for name in ("max_loss_increase", "early_stopping", "n_iter_no_change", "tol"):
         del plain[name]
-    for name in ("validation_fraction", "warm_start", "scoring", "trust_region"):
+    for name in ("validation_fraction", "warm_start", "scoring"):
         del plain[name]
-    for name in ("granularity", "sweep"):
+    for name in ("trust_region", "granularity", "sweep"):
         del plain[name]
     first = {name: plain.pop(name) for name in ("net", "prune_rate", "step", "n_recomputations")}
     first |= {name: own[name] for name in ("prune_rate", "cv", "scoring", "rule", "n_jobs")}

@@ -44,9 +44,8 @@ class PruningPath:
     ==================== =====================================================================
     n_params             parameters alive
     prune_rate           share of the prunable parameters deleted so far
-    n_deleted            deleted in this iteration, what was swept away with it
-    predicted_increase   sum of their saliencies (NaN where the saliency is no loss); nothing
-                         for what was swept away
+    n_deleted            deleted in this iteration (with ``sweep``: and swept away, which is free)
+    predicted_increase   sum of their saliencies (NaN where the saliency is no loss)
     actual_increase      increase of the training loss by deleting them, before retraining
     first_order          the four terms it is the sum of (see :func:`sk_obd.taylor_terms`): what
     diagonal             the gradient says, the diagonal of the curvature in use, the rest of the
