@@ -83,7 +83,21 @@ def sweep(module, masks, X, prunable=None):
 
 
 def check_traced(module, X):
-    """Raise NotTraced, which says why, for a module that :func:`sweep` could not look into."""
+    """Raise for a module that :func:`sweep` would leave as it is.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Looked at in eval mode, and left as it is.
+    X : tensor of shape (n_rows, ...)
+        A few rows as the module takes them, run through it and through its graph.
+
+    Raises
+    ------
+    NotTraced
+        If torch.fx cannot trace it, values are changed in place under a reader, or the graph does
+        not return what the module returns; the message says which.
+    """
     with unmarked(module), evaluating(module), torch.no_grad():
         graph = Channels(module, {}, X).graph
         if not _same(module(X.clone()), fx.Interpreter(module, graph=graph).run(X.clone())):
