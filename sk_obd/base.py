@@ -35,6 +35,7 @@ from .path import PruningPath
 from .progress import CallbackSupportMixin, FitTasks, with_callbacks
 from .pruning import Recipe, count_iterations, prune
 from .schedule import target_total
+from .sweeping import check_sweepable
 
 
 class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
@@ -51,6 +52,7 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
         n_recomputations=0,
         trust_region=None,
         granularity="parameter",
+        sweep=False,
         saliency="obd",
         curvature="ggn",
         prunable=None,
@@ -79,6 +81,7 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
         self.n_recomputations = n_recomputations
         self.trust_region = trust_region
         self.granularity = granularity
+        self.sweep = sweep
         self.saliency = saliency
         self.curvature = curvature
         self.prunable = prunable
@@ -213,6 +216,8 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
                 rows = objective.some_rows(2)
                 self._row_shape, self._row_dtype = describe_rows(rows)
                 self._readers = inputs.reading_layers(net.module_, rows)
+                if self.sweep:
+                    check_sweepable(net.module_, rows)
                 path = self._start_path(net, rows, resume)
                 recipe = self._recipe(net, seed)
                 if "curvature" in recipe.needs:
@@ -262,7 +267,9 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
             path = self.path_.cut(self.path_.kept).continued_as(path)
             path.load(path.kept, net.module_)
         target = target_total(path.n_prunable, self.prune_rate)
-        if target < path.n_deleted:
+        # The last deletion may have gone beyond what was asked for.
+        exact = self.granularity == "parameter" and not self.sweep
+        if target < path.n_deleted and (exact or target <= path.n_deleted_before):
             raise ValueError(
                 f"warm_start=True with prune_rate={self.prune_rate} asks to delete "
                 f"{target} parameters; {path.n_deleted} are already deleted. Raise "
@@ -326,6 +333,7 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
             n_recomputations=self.n_recomputations,
             trust_region=self.trust_region,
             granularity=self.granularity,
+            sweep=self.sweep,
             saliency=self.saliency,
             curvature=self.curvature,
             dense_epochs=net.max_epochs,

@@ -33,6 +33,16 @@ PARAMETERS = """
         the weights that read a column of X, where X enters Linear layers. In the order of the
         summed saliency per parameter. Rates refer to the parameters in such groups and are
         rounded to whole ones, so sizes depend on the data.
+    sweep : bool, default=False
+        Whether parameters that no longer matter go too, right after each deletion: those of units
+        that nothing living reads, and those out of units that no living weight connects to X,
+        whose constant output is added to the biases of what reads it. They are free, the
+        predictions stay (to rounding), and ``support_`` then lists the inputs really read. Only
+        prunable parameters go; a constant other than 0 stays where no living bias can take it
+        over. They count as deleted: `prune_rate` is reached or exceeded, steps that the sweep has
+        passed are left out, and sizes depend on the data. `predicted_increase` and
+        `actual_increase` are of the deletion alone. ValueError for a module that ``torch.fx``
+        cannot trace.
     saliency : str or callable, default="obd"
         What orders the deletions, lowest first:
 
@@ -173,7 +183,9 @@ def cv_parameters(*, stratified, class_weight):
     own = entries(CV_PARAMETERS.format(stratified=stratified))
     for name in ("max_loss_increase", "early_stopping", "n_iter_no_change", "tol"):
         del plain[name]
-    for name in ("validation_fraction", "warm_start", "scoring", "trust_region", "granularity"):
+    for name in ("validation_fraction", "warm_start", "scoring"):
+        del plain[name]
+    for name in ("trust_region", "granularity", "sweep"):
         del plain[name]
     first = {name: plain.pop(name) for name in ("net", "prune_rate", "step", "n_recomputations")}
     first |= {name: own[name] for name in ("prune_rate", "cv", "scoring", "rule", "n_jobs")}

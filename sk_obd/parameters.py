@@ -2,6 +2,8 @@
 
 from numbers import Integral, Real
 
+import numpy as np
+
 from .groups import GRANULARITIES
 from .modules import ACTIVATIONS
 from .saliency import LOSSES, NEEDS
@@ -23,6 +25,7 @@ def check_parameters(estimator):
     _count("n_recomputations", p["n_recomputations"], least=0)
     check_trust_region(p["trust_region"], p["step"], p["saliency"])
     _choice("granularity", p["granularity"], GRANULARITIES)
+    check_sweep(p["sweep"])
     _choice("saliency", p["saliency"], NEEDS, "a callable(parameters, curvature)")
     _choice("curvature", p["curvature"], METHODS)
     _choice("keep_path", p["keep_path"], ("all", "last"))
@@ -90,6 +93,15 @@ def check_trust_region(value, step, saliency):
         raise ValueError(
             f"trust_region={value!r} compares the predicted increase of the loss with the actual "
             f"one, and saliency={saliency!r} predicts none. Use one of {', '.join(LOSSES)}."
+        )
+
+
+def check_sweep(value):
+    """A bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(
+            f"sweep={value!r} is a {type(value).__name__}; expected True or False: whether "
+            "parameters that no longer matter are deleted too, after each deletion."
         )
 
 

@@ -44,7 +44,7 @@ class PruningPath:
     ==================== =====================================================================
     n_params             parameters alive
     prune_rate           share of the prunable parameters deleted so far
-    n_deleted            deleted in this iteration
+    n_deleted            deleted in this iteration (with ``sweep``: and swept away, which is free)
     predicted_increase   sum of their saliencies (NaN where the saliency is no loss)
     actual_increase      increase of the training loss by deleting them, before retraining
     first_order          the four terms it is the sum of (see :func:`sk_obd.taylor_terms`): what
@@ -103,6 +103,12 @@ class PruningPath:
     def n_deleted(self):
         """Number of parameters deleted so far."""
         return sum(int((at > 0).sum()) for at in self.deleted_at.values())
+
+    @property
+    def n_deleted_before(self):
+        """Number of parameters deleted before the last iteration that deleted any."""
+        numbers = [row["n_deleted"] for row in self.rows if row["n_deleted"]]
+        return self.n_deleted - (numbers[-1] if numbers else 0)
 
     def masks(self, row=None):
         """Masks at a row (default: the last), True = alive."""

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from .compact import sweep
 from .groups import lowest_groups
 from .isolation import seed_generators
 from .iteration import Iteration
@@ -31,6 +32,7 @@ class Recipe:
     prune_rate: float | int
     step: float | int | None
     granularity: str
+    sweep: bool
     saliency: object
     curvature: str
     n_recomputations: int
@@ -50,7 +52,7 @@ class Recipe:
 
     def of_networks(self):
         """The settings that a network depends on, once its number of parameters is given."""
-        names = ("granularity", "saliency", "curvature", "n_recomputations")
+        names = ("granularity", "sweep", "saliency", "curvature", "n_recomputations")
         return {n: getattr(self, n) for n in (*names, "dense_epochs", "retrain_epochs", "seed")}
 
 
@@ -115,7 +117,7 @@ def iterations(path, recipe):
         totals = schedule(path.n_prunable, recipe.prune_rate, recipe.step)
         for i, total in enumerate(totals, start=1):
             # Grid points passed by an earlier call are not visited again, but keep their numbers.
-            # Whole groups may have passed one, too.
+            # Whole groups and the sweep may have passed one, too.
             if total > max(done, path.n_deleted):
                 yield i, total
     else:
@@ -126,7 +128,9 @@ def iterations(path, recipe):
 
 def count_iterations(path, recipe):
     """How many iterations are to come; None where each depends on what the one before found."""
-    return None if recipe.trust_region is not None else len(list(iterations(path, recipe)))
+    if recipe.trust_region is not None or recipe.sweep:
+        return None
+    return len(list(iterations(path, recipe)))
 
 
 def iterate(net, objective, path, recipe, iteration, total, loss, assessments):
@@ -146,17 +150,20 @@ def iterate(net, objective, path, recipe, iteration, total, loss, assessments):
     """
     started = time.perf_counter()
     n_delete, masks = total - path.n_deleted, path.masks()
-    row, gone = dict.fromkeys(INCREMENTS, math.nan), {}
+    row, before = dict.fromkeys(INCREMENTS, math.nan), masks
     if n_delete:
         assessment = assessments.pop(iteration - 1, None) or assess(
             objective, masks, recipe, iteration - 1
         )
-        predicted, terms, gone = delete(
+        predicted, terms, masks = delete(
             objective, masks, path, recipe, assessment, n_delete, iteration, loss
         )
         row |= {"predicted_increase": predicted} | asdict(terms)
-        masks = without(masks, gone)
-        n_delete = sum(int(chosen.sum()) for chosen in gone.values())
+        if recipe.sweep:
+            # The terms are the deletion's: what is swept costs nothing.
+            masks = sweep(objective.whole, masks, objective.some_rows(2), path.prunable)
+    gone = {name: before[name] & ~masks[name] for name in path.prunable}
+    n_delete = sum(int(chosen.sum()) for chosen in gone.values())
     # The state at iteration i depends on nothing that was drawn before it.
     seed_generators(recipe.seed, iteration)
     epochs = train_round(
@@ -196,11 +203,11 @@ def delete(objective, masks, path, recipe, assessment, n_delete, iteration, loss
         The sum of their saliencies; NaN where these are no losses.
     terms : TaylorTerms
         Where saliencies are recomputed on the way, sums over the parts.
-    gone : dict of bool tensors
-        What was deleted.
+    masks : dict of bool tensors
+        What is left.
     """
     predicted = 0.0 if recipe.saliency in LOSSES else math.nan
-    terms, before = TaylorTerms(), masks
+    terms = TaylorTerms()
     for part, n in enumerate(parts(n_delete, recipe.n_recomputations)):
         if part:
             assessment = assess(objective, masks, recipe, iteration, part)
@@ -215,7 +222,7 @@ def delete(objective, masks, path, recipe, assessment, n_delete, iteration, loss
         after = objective.loss()
         terms += complete(known, after - loss)
         loss = after
-    return predicted, terms, {name: before[name] & ~masks[name] for name in path.prunable}
+    return predicted, terms, masks
 
 
 def without(masks, gone):

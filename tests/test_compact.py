@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sk_obd.compact import Select, dead, shrink, sweep
+from sk_obd.compact import NotTraced, Select, check_traced, dead, shrink, sweep
 from sk_obd.masks import count_alive, zero_deleted
 
 densities = st.sampled_from([0.0, 0.03, 0.08, 0.15, 0.3, 0.6, 1.0])
@@ -68,6 +68,69 @@ def test_sweeping_dead_parameters_changes_no_output(name, density, seed):
         assert not (found[key] & ~masks[key]).any()
         assert (dict(swept.named_parameters())[key][~mask] == 0).all()
     assert not any(mask.any() for mask in dead(swept, after, X[:3]).values())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(density=densities, seed=st.integers(0, 10**6), share=st.sampled_from([0.3, 0.6, 0.9]))
+def test_what_may_not_go_stays_and_what_is_frozen_keeps_its_value(name, density, seed, share):
+    module, X = build(name, seed)
+    masks = prune(module, density, seed)
+    draw = torch.Generator().manual_seed(seed)
+    prunable = []
+    for key, parameter in module.named_parameters():
+        parameter.requires_grad_(bool(torch.rand(1, generator=draw) < share))
+        if parameter.requires_grad and torch.rand(1, generator=draw) < share:
+            prunable.append(key)
+    swept = copy.deepcopy(module)
+    after = sweep(swept, masks, X[:3], prunable)
+    close(swept(X), module(X))
+    before = dict(module.named_parameters())
+    for key, parameter in swept.named_parameters():
+        assert not (after[key] & ~masks[key]).any()
+        assert (parameter[~after[key]] == 0).all()
+        if key not in prunable:
+            assert torch.equal(after[key], masks[key])
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, before[key])
+    assert not any(mask.any() for mask in dead(swept, after, X[:3], prunable).values())
+
+
+def test_tensors_that_a_forward_makes_are_not_left_on_the_module():
+    class Weighted(nn.Sequential):
+        def forward(self, X):
+            return super().forward(X) * torch.arange(3.0)
+
+    module = Weighted(mlp(9, 6, 3))
+    before = set(vars(module))
+    check_traced(module, torch.ones(2, 9))
+    sweep(module, prune(module, 0.3, 0), torch.ones(2, 9))
+    assert set(vars(module)) == before
+
+
+class Peeking(nn.Sequential):
+    """A tracer goes another way than rows do."""
+
+    def forward(self, X):
+        return super().forward(X) * (1 if isinstance(X, torch.Tensor) else 2)
+
+
+REFUSED = {
+    "Branching": (Branching(), "cannot trace"),
+    "ChangedInPlace": (ChangedInPlace(), "changed in place"),
+    "Peeking": (Peeking(mlp(9, 6, 3)), "does not return what the network returns"),
+}
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "Peeking"])
+def test_what_cannot_be_swept_is_told_beforehand(name):
+    if name in REFUSED:
+        module, why = REFUSED[name]
+        with pytest.raises(NotTraced, match=why):
+            check_traced(module, torch.ones(2, 9))
+    else:
+        module, X = build(name, 0)
+        check_traced(module, X[:3])
 
 
 @pytest.mark.parametrize(
@@ -185,10 +248,6 @@ def test_the_report_says_what_was_left_and_why(make, shape, why):
 
 
 def test_what_a_tracer_misreads_is_left():
-    class Peeking(nn.Sequential):
-        def forward(self, X):
-            return super().forward(X) * (1 if isinstance(X, torch.Tensor) else 2)
-
     module = Peeking(mlp(9, 6, 3))
     masks = prune(module, 0.2, 0)
     smaller, new_masks, report = shrink(module, masks, torch.ones(2, 9))

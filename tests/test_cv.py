@@ -440,7 +440,7 @@ def test_a_bad_parameter_is_named_before_anything_is_trained(parameters, error, 
         estimator.predict(iris[0])
 
 
-@pytest.mark.parametrize("name", ["early_stopping", "max_loss_increase", "warm_start"])
+@pytest.mark.parametrize("name", ["early_stopping", "max_loss_increase", "warm_start", "sweep"])
 def test_what_would_make_sizes_depend_on_data_is_no_parameter(name):
     with pytest.raises(TypeError, match=name):
         OBDClassifierCV(**{name: True})

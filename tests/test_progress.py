@@ -78,11 +78,11 @@ def test_a_fit_that_fails_is_torn_down(iris):
     assert log.events[-1] == ("teardown",)
 
 
-@pytest.mark.parametrize("trust_region", [None, 0.1])
-def test_a_progress_bar_runs_also_through_a_search(iris, trust_region, capsys):
+@pytest.mark.parametrize("settings", [{}, {"trust_region": 0.1}, {"sweep": True}])
+def test_a_progress_bar_runs_also_through_a_search(iris, settings, capsys):
     X, y = iris
     pytest.importorskip("rich")
-    pipe = make_pipeline(StandardScaler(), OBDClassifier(trust_region=trust_region, **QUICK))
+    pipe = make_pipeline(StandardScaler(), OBDClassifier(**settings, **QUICK))
     grid = {"obdclassifier__prune_rate": [0, 0.5]}
     search = GridSearchCV(pipe, grid, cv=2).set_callbacks(ProgressBar(max_propagation_depth=None))
     search.fit(X, y)

@@ -64,6 +64,8 @@ ESTIMATORS = {
     "regressor": OBDRegressor(),
     "classifier to 0.8": OBDClassifier(prune_rate=0.8),
     "regressor to 0.8": OBDRegressor(prune_rate=0.8),
+    "classifier, swept": OBDClassifier(prune_rate=0.9, step=0.5, sweep=True),
+    "regressor, swept": OBDRegressor(prune_rate=0.9, step=0.5, sweep=True),
     "classifier net": OBDClassifier(full_batch(NeuralNetClassifier, nn.CrossEntropyLoss)),
     "regressor net": OBDRegressor(full_batch(NeuralNetRegressor, nn.MSELoss)),
     "classifier CV": OBDClassifierCV(**SHORT),

@@ -1,8 +1,18 @@
 """The pruned network made really smaller: dense, sparse, with the same predictions."""
 
 from .estimator import compact_estimator
+from .flow import NotTraced
 from .report import Report
 from .select import Select
-from .shrink import dead, shrink, sweep
+from .shrink import check_traced, dead, shrink, sweep
 
-__all__ = ["Report", "Select", "compact_estimator", "dead", "shrink", "sweep"]
+__all__ = [
+    "NotTraced",
+    "Report",
+    "Select",
+    "check_traced",
+    "compact_estimator",
+    "dead",
+    "shrink",
+    "sweep",
+]

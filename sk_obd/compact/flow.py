@@ -5,6 +5,7 @@ what is read from the outputs up; each is one pass over the graph, so nothing is
 """
 
 import operator
+from contextlib import contextmanager
 from math import prod
 
 import torch
@@ -34,7 +35,7 @@ class Channels:
         A few rows; only their shape and type matter.
     prunable : collection of str, default=None
         Names of the parameters that may be deleted. With it, a constant is folded only where its
-        weight may go and a living bias takes it over; without, everywhere.
+        weight may go and a living, trainable bias takes it over; without, everywhere.
 
     Attributes
     ----------
@@ -123,6 +124,17 @@ class Channels:
                 return kept
             # A tensor without channels is an error in many layers: one stays, dead.
             empty[0][0] = True
+
+
+@contextmanager
+def unmarked(module):
+    """Take away what a tracer leaves on a module: the tensors that its forward makes."""
+    before = set(vars(module))
+    try:
+        yield
+    finally:
+        for name in set(vars(module)) - before:
+            delattr(module, name)
 
 
 class _Tracer(fx.Tracer):

@@ -197,8 +197,11 @@ class Weights(Whole):
         inputs = self.inputs(flows)
         takes = torch.ones(len(self.bias), dtype=torch.bool)
         if flows.prunable is not None:
-            fixed = f"{self.node.target}.weight" not in flows.prunable
-            takes = torch.zeros_like(takes) if fixed else self.alive.get("bias", ~takes)
+            # What is frozen takes nothing over.
+            bias = getattr(self.layer, "bias", None)
+            free = bias is not None and bias.requires_grad
+            fixed = not free or f"{self.node.target}.weight" not in flows.prunable
+            takes = torch.zeros_like(takes) if fixed else self.alive["bias"]
         return ~inputs.isnan() & (takes[:, None] | (inputs == 0))
 
     def reads(self, flows, used):

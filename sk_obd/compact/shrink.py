@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from ..masks import all_alive
 from ..networks import evaluating
-from .flow import Channels, NotTraced
+from .flow import Channels, NotTraced, unmarked
 from .report import Report
 from .rules import CONVOLUTIONS, LINEAR, Chosen, Scaled, Weights, double
 from .select import Select
@@ -39,8 +39,8 @@ def dead(module, masks, X, prunable=None):
     -------
     dict of name to bool tensor
         True for dead parameters that are alive by `masks`; an entry for each parameter. All False
-        where torch.fx cannot trace the module. A constant that no living bias could take over is
-        not counted, so that sweeping revives nothing.
+        where torch.fx cannot trace the module. A constant that no living, trainable bias could
+        take over is not counted, so that sweeping revives nothing.
 
     Examples
     --------
@@ -77,17 +77,39 @@ def sweep(module, masks, X, prunable=None):
     for bias, value in folded:
         bias.copy_(value)
     for name, parameter, mask in gone:
-        mask = mask.to(parameter.device)
-        parameter.masked_fill_(mask, 0.0)
-        after[name] = after[name] & ~mask
+        parameter.masked_fill_(mask.to(parameter.device), 0.0)
+        after[name] = after[name] & ~mask.to(after[name].device)
     return after
+
+
+def check_traced(module, X):
+    """Raise for a module that :func:`sweep` would leave as it is.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Looked at in eval mode, and left as it is.
+    X : tensor of shape (n_rows, ...)
+        A few rows as the module takes them, run through it and through its graph.
+
+    Raises
+    ------
+    NotTraced
+        If torch.fx cannot trace it, values are changed in place under a reader, or the graph does
+        not return what the module returns; the message says which.
+    """
+    with unmarked(module), evaluating(module), torch.no_grad():
+        graph = Channels(module, {}, X).graph
+        if not _same(module(X.clone()), fx.Interpreter(module, graph=graph).run(X.clone())):
+            raise NotTraced("what torch.fx traces does not return what the network returns")
 
 
 def _dead(module, masks, X, prunable):
     """[(bias, what it becomes)] and [(name, parameter, which of it is dead)]."""
     prunable = {name for name, _ in module.named_parameters()} if prunable is None else prunable
     try:
-        channels = Channels(module, masks, X, prunable=prunable)
+        with unmarked(module):
+            channels = Channels(module, masks, X, prunable=prunable)
     except NotTraced:
         return [], []
     folded, gone = [], []
@@ -273,8 +295,14 @@ def _agree(module, smaller, X):
     outputs = []
     for network in (module, smaller):
         with evaluating(network):
-            outputs.append(_tensors(network(X)))
-    return len(outputs[0]) == len(outputs[1]) and all(
+            outputs.append(network(X))
+    return _same(*outputs)
+
+
+def _same(expected, found):
+    """Whether two outputs agree, up to much more than rounding."""
+    expected, found = _tensors(expected), _tensors(found)
+    return len(expected) == len(found) and all(
         found.shape == expected.shape
         and torch.allclose(
             found.double(),
@@ -283,7 +311,7 @@ def _agree(module, smaller, X):
             atol=1e-4 * (1 + expected.detach().abs().double().max().item()),
             equal_nan=True,
         )
-        for expected, found in zip(*outputs, strict=True)
+        for expected, found in zip(expected, found, strict=True)
         if expected.numel()
     )
 
