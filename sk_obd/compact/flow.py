@@ -12,7 +12,8 @@ import torch
 from torch import fx
 
 from ..networks import evaluating
-from .rules import VARIES, looks_at_rows, rule_for
+from .choose import looks_at_rows, rule_for
+from .rules import VARIES
 from .select import Select
 
 FLATTENS = {torch.flatten, torch.reshape, "view", "reshape", "flatten"}

@@ -11,10 +11,10 @@ from ..masks import all_alive
 from ..networks import evaluating
 from .flow import Channels, NotTraced, unmarked
 from .report import Report
-from .rules import CONVOLUTIONS, LINEAR, Chosen, Scaled, Weights, double
+from .rules import CONVOLUTIONS, Chosen, Scaled, Weights, double
 from .select import Select
 
-WITH_WEIGHTS = (*LINEAR, *CONVOLUTIONS)
+WITH_WEIGHTS = (nn.Linear, *CONVOLUTIONS)
 
 
 def dead(module, masks, X, prunable=None):
