@@ -105,12 +105,9 @@ def data(name, folder):
     return X_train.astype(np.float32), X_test.astype(np.float32), y_train, y_test
 
 
-def train(name, X, y, settings):
-    """A network's path."""
-    max_epochs, retrain_epochs = settings[NETWORKS[name][0]]
-    torch.manual_seed(0)
-    net = NeuralNetClassifier(
-        NETWORKS[name][1](),
+def net_of(module, max_epochs):
+    return NeuralNetClassifier(
+        module,
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         optimizer__weight_decay=1e-4,
@@ -119,8 +116,14 @@ def train(name, X, y, settings):
         batch_size=128,
         iterator_train__shuffle=True,
     )
+
+
+def train(name, X, y, settings):
+    """A network's path."""
+    max_epochs, retrain_epochs = settings[NETWORKS[name][0]]
+    torch.manual_seed(0)
     clf = OBDClassifier(
-        net,
+        net_of(NETWORKS[name][1](), max_epochs),
         prune_rate=RATES[-1],
         step=STEP,
         retrain_epochs=retrain_epochs,
@@ -244,9 +247,8 @@ def measure(clf, X, y, settings):
     return {"dense_accuracy": clf.at(iteration=0).score(X, y), "rows": rows}
 
 
-def widths(row):
-    """Of the layers, from what is left of their weights."""
-    shapes = row["after"]
+def widths(shapes):
+    """Of the layers, from the shapes of their weights."""
     return "-".join(str(n) for n in [shapes[0][1], *(shape[0] for shape in shapes)])
 
 
@@ -321,7 +323,7 @@ def report(results, settings):
                     f"{row['rate']:.0%}",
                     row["alive"],
                     f"{row['accuracy']:.3f}",
-                    widths(row),
+                    widths(row["after"]),
                     *speeds,
                     len(row["sparse"]),
                     " / ".join(f"{sizes['dense'] / sizes[file]:.1f}" for file in files),
