@@ -7,6 +7,21 @@ for the same test rows, in turns in one process; medians. Accuracies are of the 
 nothing was chosen. Everything runs on one thread (--threads): on a machine that does anything else,
 a second thread makes torch's dense layers wait and the comparison worthless.
 
+Each is called as its user would, with one float32 array, and its time is all of that call:
+
+- dense: skorch's `net_.predict` of the pruned network in its first shape. In it: skorch's steps
+  around each block of rows, the forward pass, softmax, argmax. X is not checked;
+- compact, dense / sparse / auto: the estimator's `predict` after `compact(...)`. In it: the check
+  of X (type, shape, finite values), the module called on blocks of rows without skorch's steps,
+  softmax, argmax, the labels looked up. For few rows the steps left out are a good part of the gain
+  over "dense"; `structured.py` times bare modules;
+- ONNX: `compact("dense").to_onnx`, run by onnxruntime, a session's `run` asked for the labels. In
+  it: the check of X's type and shape, the forward pass, softmax, argmax, the labels;
+- NumPy: `predict` of the file that `compact("dense").to_numpy` writes. In it: the check of X's
+  shape, the forward pass, softmax, argmax, the labels. It multiplies with dense matrices.
+
+The ONNX and safetensors files are left out where what writes or runs them is not installed.
+
     python docs/benchmarks/inference.py --data FOLDER --cache FOLDER --train
     python docs/benchmarks/inference.py --data FOLDER --cache FOLDER --output inference.md
 
@@ -16,11 +31,12 @@ data are zip.train.gz and zip.test.gz of the Elements of Statistical Learning si
 """
 
 import argparse
-import importlib
 import io
 import json
+import runpy
 import tempfile
 import time
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -32,6 +48,7 @@ from report import machine, publish, table
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from skorch import NeuralNetClassifier
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from sk_obd import OBDClassifier
@@ -88,12 +105,9 @@ def data(name, folder):
     return X_train.astype(np.float32), X_test.astype(np.float32), y_train, y_test
 
 
-def train(name, X, y, settings):
-    """A network's path."""
-    max_epochs, retrain_epochs = settings[NETWORKS[name][0]]
-    torch.manual_seed(0)
-    net = NeuralNetClassifier(
-        NETWORKS[name][1](),
+def net_of(module, max_epochs):
+    return NeuralNetClassifier(
+        module,
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         optimizer__weight_decay=1e-4,
@@ -102,8 +116,14 @@ def train(name, X, y, settings):
         batch_size=128,
         iterator_train__shuffle=True,
     )
+
+
+def train(name, X, y, settings):
+    """A network's path."""
+    max_epochs, retrain_epochs = settings[NETWORKS[name][0]]
+    torch.manual_seed(0)
     clf = OBDClassifier(
-        net,
+        net_of(NETWORKS[name][1](), max_epochs),
         prune_rate=RATES[-1],
         step=STEP,
         retrain_epochs=retrain_epochs,
@@ -134,16 +154,26 @@ def compact(backend):
     return contender
 
 
-def exported(function, ending):
-    """By a function of sk_obd.export, where there is one: it returns how to predict."""
+def onnx(clf, folder):
+    # An optional dependency.
+    import onnxruntime
 
-    def contender(clf, folder):
-        export = getattr(importlib.import_module("sk_obd.export"), function)
-        path = Path(folder) / f"network{ending}"
-        predict = export(clf.compact("dense"), path)
-        return predict, path.stat().st_size
+    path = folder / "network.onnx"
+    clf.compact("dense").to_onnx(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda X: session.run(["label"], {"X": X})[0], path.stat().st_size
 
-    return contender
+
+def numpy(clf, folder):
+    path = folder / "network.py"
+    clf.compact("dense").to_numpy(path)
+    return runpy.run_path(path)["predict"], path.stat().st_size
+
+
+def installed(*modules):
+    return all(find_spec(module) for module in modules)
 
 
 CONTENDERS = {
@@ -151,7 +181,19 @@ CONTENDERS = {
     "compact, dense": compact("dense"),
     "compact, sparse": compact("sparse"),
     "compact, auto": compact("auto"),
+    **({"ONNX": onnx} if installed("onnx", "onnxscript", "onnxruntime") else {}),
+    "NumPy": numpy,
 }
+
+#: Of which the state_dict is another's.
+SAME_FILE = ("compact, sparse", "compact, auto")
+
+
+def parameters_file(clf, folder):
+    """The bytes of the file that save_params writes: what is alive, and where."""
+    path = folder / "network.safetensors"
+    clf.save_params(path)
+    return path.stat().st_size
 
 
 def timed(contenders, X, calls, budget):
@@ -176,7 +218,10 @@ def measure(clf, X, y, settings):
     for rate in RATES:
         pruned = clf.at(prune_rate=rate)
         with tempfile.TemporaryDirectory() as folder:
-            made = {name: make(pruned, folder) for name, make in CONTENDERS.items()}
+            made = {name: make(pruned, Path(folder)) for name, make in CONTENDERS.items()}
+            sizes = {name: size for name, (_, size) in made.items() if name not in SAME_FILE}
+            if installed("safetensors"):
+                sizes["save_params"] = parameters_file(pruned, Path(folder))
             predicts = {name: predict for name, (predict, _) in made.items()}
             # The estimators whose methods these are.
             small = predicts["compact, auto"].__self__
@@ -193,8 +238,8 @@ def measure(clf, X, y, settings):
                 "after": [r["after"] for r in small.compact_report_.rows],
                 "sparse": small.compact_report_.sparse,
                 "accuracy": float(np.mean(expected == y)),
-                "agree": min(agree.values()),
-                "bytes": {name: size for name, (_, size) in made.items()},
+                "agree": agree,
+                "bytes": sizes,
                 "seconds": times,
             }
         )
@@ -202,10 +247,26 @@ def measure(clf, X, y, settings):
     return {"dense_accuracy": clf.at(iteration=0).score(X, y), "rows": rows}
 
 
-def widths(row):
-    """Of the layers, from what is left of their weights."""
-    shapes = row["after"]
+def widths(shapes):
+    """Of the layers, from the shapes of their weights."""
     return "-".join(str(n) for n in [shapes[0][1], *(shape[0] for shape in shapes)])
+
+
+def names_of(results):
+    """The contenders that were measured, and the kinds of files."""
+    row = next(iter(results.values()))["rows"][0]
+    return list(row["seconds"]["1"]), [name for name in row["bytes"] if name != "dense"]
+
+
+def files_of(results):
+    """What the column of file sizes has, in words."""
+    named = {
+        "compact, dense": "the compacted one's state_dict",
+        "ONNX": "its ONNX file",
+        "NumPy": "its NumPy program",
+        "save_params": "what `save_params` writes (safetensors)",
+    }
+    return " / ".join(named[name] for name in names_of(results)[1])
 
 
 def winners(results):
@@ -220,13 +281,14 @@ def winners(results):
             for result in results.values()
             for row in result["rows"]
         ]
-        fixed = [name for name in CONTENDERS if name != "compact, auto"]
+        fixed = [name for name in names_of(results)[0] if name != "compact, auto"]
         firsts = [max(fixed, key=speeds.get) for speeds in cells]
         counts = ", ".join(f"{name} {firsts.count(name)}" for name in fixed)
         auto = [speeds["compact, auto"] for speeds in cells]
         lines.append(
-            f"- {n:,} rows: of {len(cells)} networks and sizes the fastest is {counts}; chosen by "
-            f"measurement, {min(auto):.1f} to {max(auto):.1f} times the dense network's speed."
+            f"- {n:,} rows: of {len(cells)} networks and sizes the fastest is {counts}. Not among "
+            "them: auto, which takes dense or sparse by measurement; it has "
+            f"{min(auto):.1f} to {max(auto):.1f} times the dense network's speed."
         )
     return "\n".join(lines)
 
@@ -237,21 +299,23 @@ def report(results, settings):
         "# Prediction with pruned networks",
         f"Float32, {torch.get_num_threads()} thread(s); {STEP:.1%} of what is left is deleted at a "
         "time, one path a network. *Widths*: channels in and out of the layers compact() leaves. "
-        "*Speed*: how many times as fast as the dense network's `net_.predict`, for 10,000 / 100 "
-        "/ 1 rows. *File*: the dense network's state_dict over the smaller one's. Made by "
-        "`docs/benchmarks/inference.py`.",
+        "Contenders: how many times as fast as the dense network's `net_.predict`, for 10,000 / "
+        "100 / 1 rows; ONNX and NumPy are of the compacted network, and the script's text says "
+        "what each time includes. *Files*: how many times as small as the dense network's "
+        f"state_dict, for {files_of(results)}. Made by `docs/benchmarks/inference.py`.",
         machine(),
         "Where each wins:",
         winners(results),
     ]
+    contenders, files = names_of(results)
+    smaller = [name for name in contenders if name != "dense"]
     for name, result in results.items():
         rows = []
         for row in result["rows"]:
             seconds = row["seconds"]
             speeds = [
                 " / ".join(f"{seconds[str(n)]['dense'] / seconds[str(n)][c]:.1f}" for n in BATCHES)
-                for c in CONTENDERS
-                if c != "dense"
+                for c in smaller
             ]
             sizes = row["bytes"]
             rows.append(
@@ -259,23 +323,25 @@ def report(results, settings):
                     f"{row['rate']:.0%}",
                     row["alive"],
                     f"{row['accuracy']:.3f}",
-                    widths(row),
+                    widths(row["after"]),
                     *speeds,
                     len(row["sparse"]),
-                    f"{sizes['dense'] / sizes['compact, dense']:.1f}",
+                    " / ".join(f"{sizes['dense'] / sizes[file]:.1f}" for file in files),
                 ]
             )
         slow = result["rows"][0]["seconds"]
         slow = ", ".join(f"{1e3 * slow[str(n)]['dense']:.3g} ms for {n:,}" for n in BATCHES)
         epochs, more = settings[NETWORKS[name][0]]
         header = ["deleted", "alive", "accuracy", "widths"]
-        header += [c for c in CONTENDERS if c != "dense"] + ["CSR layers", "file"]
-        lowest = min(row["agree"] for row in result["rows"])
+        header += [*smaller, "CSR layers", "files"]
+        lowest = min(min(row["agree"].values()) for row in result["rows"])
+        stored = result["rows"][0]["bytes"]["dense"] / 1000
         parts += [
             f"## {name} ({NETWORKS[name][0]})",
             f"Trained for {epochs} epochs, and {more} after each deletion. Dense: test accuracy "
-            f"{result['dense_accuracy']:.3f}; prediction {slow} rows. Labels agree with the "
-            f"unpruned shape's for {lowest:.2%} of the test rows or more.",
+            f"{result['dense_accuracy']:.3f}; state_dict {stored:.0f} kB; prediction {slow} rows. "
+            f"Labels of every contender agree with the pruned network's for {lowest:.2%} of the "
+            "test rows or more.",
             table(header, rows),
         ]
     return parts
@@ -290,7 +356,7 @@ def main():
     parser.add_argument("--cache", type=Path, help="folder for paths and times, to go on from")
     parser.add_argument("--train", action="store_true", help="only train what is not in the cache")
     parser.add_argument("--only", choices=NETWORKS, help="one network")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of all contenders (default: 1)")
     parser.add_argument("--output", help="Markdown file to write")
     options = parser.parse_args()
 
@@ -312,7 +378,8 @@ def main():
         if options.train:
             continue
         if not times.exists():
-            measured = measure(joblib.load(path), X_test, y_test, settings)
+            with threadpool_limits(options.threads, user_api="blas"):
+                measured = measure(joblib.load(path), X_test, y_test, settings)
             times.write_text(json.dumps(measured))
         results[name] = json.loads(times.read_text())
     if results:

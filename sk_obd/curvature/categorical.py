@@ -72,7 +72,7 @@ class CrossEntropy(Loss):
         if target.is_floating_point() or getattr(criterion, "label_smoothing", 0.0):
             return super().gradient(logits, target)
         form = self.form(logits, target)
-        index = target.where(target != criterion.ignore_index, 0).unsqueeze(1)
+        index = target.where(target != criterion.ignore_index, 0).unsqueeze(1).long()
         hot = torch.zeros_like(form.p).scatter_(1, index, 1.0)
         return torch.where(hot > 0, -form.others(), form.p) * form.scale.unsqueeze(1)
 

@@ -168,6 +168,14 @@ def test_numpy_arrays_are_taken():
     assert error(got, expected) == 0
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_class_numbers_of_a_byte_are_taken_as_torch_takes_them(method):
+    module, criterion, X, y = BY_NAME["mlp ReLU"].make()
+    options = {"method": method, "random_state": 0}
+    expected, got = (diagonal(module, criterion, X, t, **options) for t in (y, y.byte()))
+    assert error(got, expected) == 0
+
+
 def test_only_the_ratios_of_weights_matter():
     module, criterion, X, y = BY_NAME["weighted classes"].make()
     w = torch.rand(len(X), dtype=F64)
