@@ -9,6 +9,7 @@ from skorch import NeuralNetBinaryClassifier
 from ..batches import take_rows
 from ..isolation import one_thread
 from ..networks import PREDICTION_ROWS
+from .select import reads_in_place
 from .sparse import faster_sparse, linear_inputs, seconds, with_sparse
 
 #: Fewer rows than this are predicted by the dense layers: a CSR product pays for many.
@@ -30,24 +31,27 @@ class Predictor:
     Parameters
     ----------
     net : skorch.NeuralNet
+    n_columns : int
+        Of X (its second dimension).
     sparse : sequence of str
         Names of the Linear layers that are CSR.
     always : bool, default=False
         Whether these are CSR for few rows too.
     """
 
-    def __init__(self, net, sparse=(), always=False):
-        self.net, self.sparse, self.always = net, tuple(sparse), always
+    def __init__(self, net, n_columns, sparse=(), always=False):
+        self.net, self.n_columns, self.sparse, self.always = net, n_columns, tuple(sparse), always
         self.binary = isinstance(net, NeuralNetBinaryClassifier)
         self._build()
 
     def _build(self):
-        self._module = with_sparse(self.net.module_, self.sparse) if self.sparse else None
+        self._dense = reads_in_place(self.net.module_, self.n_columns)
+        self._sparse = with_sparse(self._dense, self.sparse) if self.sparse else None
         # Only skorch's private method knows what "auto" stands for.
         self._nonlinearity = self.net._get_predict_nonlinearity()
 
     def __getstate__(self):
-        # The CSR layers hold the network's own weights once more.
+        # They hold the network's own weights once more.
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def __setstate__(self, state):
@@ -63,8 +67,8 @@ class Predictor:
 
     def _outputs(self, X, single_thread):
         n_rows = X.shape[0]
-        is_sparse = self._module is not None and (self.always or n_rows >= FEW_ROWS)
-        module = self._module if is_sparse else self.net.module_
+        is_sparse = self._sparse is not None and (self.always or n_rows >= FEW_ROWS)
+        module = self._sparse if is_sparse else self._dense
         if module.training:
             module.eval()
 
@@ -110,19 +114,20 @@ def choose(net, X, backend, single_thread):
     """
     if not can_bypass(net):
         return None
-    dense = Predictor(net)
+    n_columns = X.shape[1]
+    dense, module = Predictor(net, n_columns), reads_in_place(net.module_, n_columns)
     if backend == "dense":
         return dense
-    linear = tuple(linear_inputs(net.module_, X))
+    linear = tuple(linear_inputs(module, X))
     if backend == "sparse":
-        return Predictor(net, linear, always=True)
+        return Predictor(net, n_columns, linear, always=True)
     threads = 1 if single_thread else torch.get_num_threads()
     with one_thread(single_thread):
-        faster = tuple(faster_sparse(net.module_, X, threads))
+        faster = tuple(faster_sparse(module, X, threads))
     if not faster:
         return dense
     # All of them too: where one layer is CSR and the next is not, rows are put in order between.
-    mixed = [Predictor(net, names) for names in dict.fromkeys([faster, linear])]
+    mixed = [Predictor(net, n_columns, names) for names in dict.fromkeys([faster, linear])]
     many = torch.cat([X] * (2 * threads))
 
     def duration(predictor):

@@ -1,6 +1,12 @@
 """The columns of X that a network still reads."""
 
+from collections import OrderedDict
+
+import torch
 from torch import nn
+
+#: Multiplications that take as long as copying one number out of X.
+COPY = 24
 
 
 class Select(nn.Module):
@@ -27,3 +33,44 @@ class Select(nn.Module):
 
     def extra_repr(self):
         return f"{len(self.index)} columns"
+
+
+def reads_in_place(module, n_columns):
+    """The module as it predicts fastest: where few columns are left out, reading them costs less
+    than copying the others.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Changed where it is ``Sequential(Select, Linear, ...)``, else returned as it is.
+    n_columns : int
+        Of X.
+
+    Returns
+    -------
+    torch.nn.Module
+        The Linear layer has a weight of 0 for each column that was not selected.
+    """
+    children = list(module.named_children())
+    in_line = type(module).forward is nn.Sequential.forward and len(children) > 1
+    if not in_line or [type(layer) for _, layer in children[:2]] != [Select, nn.Linear]:
+        return module
+    (_, select), (name, linear) = children[:2]
+    n_kept = len(select.index)
+    if (n_columns - n_kept) * linear.out_features > COPY * n_kept:
+        return module
+    wide = nn.utils.skip_init(
+        nn.Linear,
+        n_columns,
+        linear.out_features,
+        bias=linear.bias is not None,
+        dtype=linear.weight.dtype,
+        device=linear.weight.device,
+    )
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, select.index] = linear.weight
+        if linear.bias is not None:
+            wide.bias.copy_(linear.bias)
+    parts = OrderedDict([(name, wide), *children[2:]])
+    return nn.Sequential(parts).train(module.training)
