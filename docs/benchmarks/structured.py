@@ -6,8 +6,7 @@ is trained on the rest. From its weights every method follows a path of equally 
 same optimiser and equally many epochs of retraining after each:
 
 - sk_obd, units: `granularity="unit"`, a fifth of the parameters in the units left deleted in a
-  step, then `compact("dense")`; *swept*: with `sweep=True`, so that weights which read a deleted
-  unit count as deleted too;
+  step, then `compact("dense")`;
 - sk_obd, parameters: the default, a fifth of the parameters left, then `compact("dense")`;
 - Torch-Pruning, by its magnitude (its own default), Taylor or Hessian importance, a fifth of the
   units left in a step; in each layer alike (its default) or over all layers (*global*). Taylor is
@@ -155,7 +154,6 @@ def squared_gradients(module, X, y):
 
 METHODS = {
     "sk_obd, units": ours(granularity="unit"),
-    "sk_obd, units, swept": ours(granularity="unit", sweep=True),
     "sk_obd, parameters": ours(),
 }
 if installed("torch_pruning"):
