@@ -144,8 +144,10 @@ def _function_rule(node, axes):
     if target in CONSTANT_POOL_FUNCTIONS:
         return _pooled(node, axes, _passed)
     if target in AVERAGE_POOL_FUNCTIONS:
-        options = dict(zip(("kernel_size", "stride", "padding", "ceil_mode"), node.args[1:5]))  # noqa: B905
-        options |= dict(zip(("count_include_pad", "divisor_override"), node.args[5:]))  # noqa: B905
+        options = dict(
+            zip(("kernel_size", "stride", "padding", "ceil_mode"), node.args[1:5], strict=False)
+        )
+        options |= dict(zip(("count_include_pad", "divisor_override"), node.args[5:], strict=False))
         options |= node.kwargs
         if options.get("divisor_override") is not None:
             return None

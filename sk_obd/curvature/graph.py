@@ -132,6 +132,23 @@ def is_max_pool(node) -> bool:
     return plain_name(node).startswith("MaxPool") and plain_name(node).endswith("WithIndices")
 
 
+def chosen_by(pool) -> tuple[Tensor, Tensor]:
+    """What a max pool read, and the position in its plane of each number it chose.
+
+    torch has no public name for what an operation saved.
+    """
+    return pool._saved_self, pool._saved_result1
+
+
+def windows_apart(pool) -> bool:
+    """Whether no two windows of a max pool overlap (by what torch saved, as above)."""
+    kernel = pool._saved_kernel_size
+    stride = pool._saved_stride or kernel
+    return all(d == 1 for d in pool._saved_dilation) and all(
+        k <= s for k, s in zip(kernel, stride, strict=True)
+    )
+
+
 def elementwise(tensor: Tensor) -> bool:
     """Whether only operations known to be elementwise lie behind the tensor."""
     behind = nodes(tensor.grad_fn)

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from .chain import top_logits
 from .general import backward
-from .graph import SWITCHES, elementwise, is_max_pool, leaves, line, plain_name
+from .graph import (
+    SWITCHES,
+    chosen_by,
+    elementwise,
+    is_max_pool,
+    leaves,
+    line,
+    plain_name,
+)
 from .loss import Loss
 
 
@@ -104,7 +112,7 @@ def chosen(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     (pool,) = pools
     rest = {plain_name(node) for node in nodes} - {plain_name(pool)}
-    source, where = pool._saved_self, pool._saved_result1
+    source, where = chosen_by(pool)
     same_planes = source.shape[:2] == z.shape[:2] and source.numel() == z.numel()
     if not same_planes or not rest <= SWITCHES:
         return None

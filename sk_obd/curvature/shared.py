@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import grad
 
-from .graph import SWITCHES, elementwise, is_max_pool, line, plain_name
+from .graph import SWITCHES, elementwise, is_max_pool, line, plain_name, windows_apart
 from .graph import refuse_once_differentiable_map as refuse_once
 from .links import NoLine, trace
 from .problem import Problem
@@ -73,22 +73,16 @@ def through(z: Tensor, x: Tensor, h: Tensor, layer: nn.Module) -> Tensor:
     if x is z:
         return h
     nodes = line(z, x)
-    known = nodes is not None and all(apart(node) for node in nodes)
-    if known and all(is_max_pool(node) or plain_name(node) in SWITCHES for node in nodes):
+    if nodes is not None and all(map(switches, nodes)):
         return pull(z, x, h)  # slopes are 0 or 1, their own squares
-    if not (known or (x.shape == z.shape and elementwise(x)) or feeds_one(z, x)):
+    if not ((x.shape == z.shape and elementwise(x)) or feeds_one(z, x)):
         raise NoLine(f"what follows layer {layer}: a map that mixes units")
     return pull(z, x, torch.ones_like(x)) * pull(z, x, h)
 
 
-def apart(node) -> bool:
-    """Whether the operation is a max pool whose windows do not overlap, or has slopes 0 and 1."""
-    if not is_max_pool(node):
-        return plain_name(node) in SWITCHES
-    stride = node._saved_stride or node._saved_kernel_size
-    return all(d == 1 for d in node._saved_dilation) and all(
-        k <= s for k, s in zip(node._saved_kernel_size, stride, strict=True)
-    )
+def switches(node) -> bool:
+    """Whether the operation passes a number on to one place at most, with slope 1, or not."""
+    return windows_apart(node) if is_max_pool(node) else plain_name(node) in SWITCHES
 
 
 def feeds_one(z: Tensor, x: Tensor) -> bool:
