@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sk_obd.compact import Select
-from sk_obd.compact.select import COPY, reads_in_place
+from sk_obd.compact.select import COPY, with_all_columns
 
 
 def selecting(n_kept, n_out, *layers, bias=True):
@@ -19,7 +19,7 @@ def selecting(n_kept, n_out, *layers, bias=True):
 def test_where_few_columns_are_left_out_all_are_read(layers, bias):
     module = selecting(28, 8, *layers, bias=bias).eval()
     before = {name: p.clone() for name, p in module.named_parameters()}
-    wide = reads_in_place(module, 30)
+    wide = with_all_columns(module, 30)
     X = torch.randn(7, 30, dtype=torch.float64)
     torch.testing.assert_close(wide(X), module(X), rtol=1e-13, atol=1e-13)
     names = [name for name, _ in module.named_children()]
@@ -42,4 +42,4 @@ def test_where_few_columns_are_left_out_all_are_read(layers, bias):
     ],
 )
 def test_where_many_are_or_other_layers_read_them_the_module_stays(module):
-    assert reads_in_place(module, 30) is module
+    assert with_all_columns(module, 30) is module

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from curvature.cases import BY_NAME
+from curvature.cases import BY_NAME, OnceSquare
 from nets import SmallConv, TwoLayers, classifier_net
 from torch import nn
 from torch.func import functional_call, hessian
@@ -266,23 +266,9 @@ def test_a_saliency_without_curvature_has_the_first_order_term_alone(iris, salie
     assert np.isnan([row["diagonal"], row["off_diagonal"], row["higher_order"]]).all()
 
 
-class Once(torch.autograd.Function):
-    """A square that can be differentiated once."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.square()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
-
-
 class OnceDifferentiable(TwoLayers):
     def forward(self, X):
-        return self.second(Once.apply(self.first(X)))
+        return self.second(OnceSquare.apply(self.first(X)))
 
 
 def test_a_loss_that_cannot_be_differentiated_twice_is_still_pruned(iris):

@@ -9,7 +9,7 @@ from skorch import NeuralNetBinaryClassifier
 from ..batches import take_rows
 from ..isolation import one_thread
 from ..networks import PREDICTION_ROWS
-from .select import reads_in_place
+from .select import with_all_columns
 from .sparse import faster_sparse, linear_inputs, seconds, with_sparse
 
 #: Fewer rows than this are predicted by the dense layers: a CSR product pays for many.
@@ -45,7 +45,7 @@ class Predictor:
         self._build()
 
     def _build(self):
-        self._dense = reads_in_place(self.net.module_, self.n_columns)
+        self._dense = with_all_columns(self.net.module_, self.n_columns)
         self._sparse = with_sparse(self._dense, self.sparse) if self.sparse else None
         # Only skorch's private method knows what "auto" stands for.
         self._nonlinearity = self.net._get_predict_nonlinearity()
@@ -115,7 +115,7 @@ def choose(net, X, backend, single_thread):
     if not can_bypass(net):
         return None
     n_columns = X.shape[1]
-    dense, module = Predictor(net, n_columns), reads_in_place(net.module_, n_columns)
+    dense, module = Predictor(net, n_columns), with_all_columns(net.module_, n_columns)
     if backend == "dense":
         return dense
     linear = tuple(linear_inputs(module, X))

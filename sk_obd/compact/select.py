@@ -5,7 +5,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-#: Multiplications that take as long as copying one number out of X.
+#: Multiplications of a Linear layer that take as long as copying one number out of X: 13 to 25 by
+#: measurement in torch (2,000 rows of 64 and 256 columns, one thread), many more in onnxruntime.
 COPY = 24
 
 
@@ -35,7 +36,7 @@ class Select(nn.Module):
         return f"{len(self.index)} columns"
 
 
-def reads_in_place(module, n_columns):
+def with_all_columns(module, n_columns):
     """The module as it predicts fastest: where few columns are left out, reading them costs less
     than copying the others.
 

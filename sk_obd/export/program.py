@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetBinaryClassifier
 from torch import nn
 
-from ..compact.select import reads_in_place
+from ..compact.select import with_all_columns
 
 #: Made-up rows on which a program is checked.
 N_ROWS = 5
@@ -26,7 +26,7 @@ class Predictor(nn.Module):
     def __init__(self, estimator):
         super().__init__()
         net = estimator.net_
-        self.module = reads_in_place(copy.deepcopy(net.module_).cpu(), estimator._row_shape[0])
+        self.module = with_all_columns(copy.deepcopy(net.module_).cpu(), estimator._row_shape[0])
         # Private in skorch, which has no public name for what "auto" stands for.
         self.nonlinearity = net._get_predict_nonlinearity()
         self.classifies = estimator._kind == "classifier"

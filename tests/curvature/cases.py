@@ -252,6 +252,25 @@ def image(*layers, shape, classes=3, n=3):
     return build, labels(n, *shape, classes=classes)
 
 
+class Square(torch.autograd.Function):
+    """A square whose derivative can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class OnceSquare(Square):
+    """The same, marked as not to be differentiated again: torch leaves its part out silently."""
+
+    backward = staticmethod(torch.autograd.function.once_differentiable(Square.backward))
+
+
 CE, MSE = nn.CrossEntropyLoss, nn.MSELoss
 ACTIVATIONS = (
     nn.ReLU,

@@ -19,7 +19,7 @@ from sk_obd.curvature.general import make_plan
 from sk_obd.curvature.layers import ConvRule
 from sk_obd.curvature.rule import RULES
 
-from .cases import BY_NAME, mlp
+from .cases import BY_NAME, OnceSquare, Square, mlp
 from .test_exact import error
 
 F64 = torch.float64
@@ -399,25 +399,6 @@ def test_a_users_rule_is_used():
             assert calls
     finally:
         del RULES[Scale]
-
-
-class Square(torch.autograd.Function):
-    """A square whose derivative can be differentiated again."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.square()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
-
-
-class OnceSquare(Square):
-    """The same, marked as not to be differentiated again: torch leaves its part out silently."""
-
-    backward = staticmethod(torch.autograd.function.once_differentiable(Square.backward))
 
 
 class Squared(nn.Module):
