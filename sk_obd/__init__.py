@@ -1,11 +1,15 @@
-"""Optimal Brain Damage as a scikit-learn estimator."""
+"""Optimal Brain Damage as a scikit-learn estimator.
 
-__version__ = "0.1.0"
+Public is what is listed here, and in ``sk_obd.curvature``, ``sk_obd.compact`` and
+``sk_obd.display``. All else is private, and may change from one version to the next.
+"""
 
-from .cv import OBDClassifierCV, OBDRegressorCV
-from .estimators import OBDClassifier, OBDRegressor, obd_path
-from .path import PruningPath
-from .taylor import TaylorTerms, taylor_terms
+from importlib.metadata import version
+
+from .estimators.cv import OBDClassifierCV, OBDRegressorCV
+from .estimators.plain import OBDClassifier, OBDRegressor, obd_path
+from .pruning.path import PruningPath
+from .pruning.taylor import TaylorTerms, taylor_terms
 
 __all__ = [
     "OBDClassifier",
@@ -17,3 +21,5 @@ __all__ = [
     "obd_path",
     "taylor_terms",
 ]
+
+__version__ = version("sk_obd")

@@ -10,7 +10,7 @@ from torch import nn
 
 from sk_obd import OBDClassifier
 from sk_obd.curvature import dense_diagonal
-from sk_obd.path import INCREMENTS
+from sk_obd.pruning.path import INCREMENTS
 
 
 class Convolutional(nn.Module):

@@ -7,7 +7,7 @@ from scipy import sparse
 from skorch.dataset import Dataset
 from torch.utils.data import DataLoader, Subset
 
-from sk_obd.batches import ArrayBatches, RowWeights, array_batches
+from sk_obd.training.batches import ArrayBatches, RowWeights, array_batches
 
 X = np.arange(22.0).reshape(11, 2)
 Y = np.arange(11)

@@ -26,8 +26,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
-from sk_obd.docstrings import entries
-from sk_obd.folds import choose
+from sk_obd.estimators.docstrings import entries
+from sk_obd.estimators.folds import choose
 
 FAST = {"hidden_layer_sizes": (10,), "max_epochs": 25, "retrain_epochs": 3, "random_state": 0}
 QUICK = FAST | {"step": 0.5, "prune_rate": 0.95, "cv": 3}

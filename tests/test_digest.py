@@ -16,7 +16,7 @@ from scipy import sparse
 from skorch.callbacks import EarlyStopping, LRScheduler
 from torch import nn
 
-from sk_obd.digest import Unstable, digest
+from sk_obd.pruning.digest import Unstable, digest
 
 
 def square(x):
@@ -182,7 +182,7 @@ def test_an_edit_of_any_code_that_a_class_leads_to_is_noticed(edit, project):
 def test_a_digest_is_the_same_in_another_process(project):
     folder, imported = project
     code = (
-        "from sk_obd.digest import digest; import net, torch; from torch import nn;"
+        "from sk_obd.pruning.digest import digest; import net, torch; from torch import nn;"
         "torch.manual_seed(0); print(digest(net.Net, net.Net(), nn.LSTM(2, 3), {'b', 'a', 'c'}))"
     )
     environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -9,7 +9,7 @@ from nets import SmallConv, classifier_net
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor
-from sk_obd.groups import groups_of, inner_layers, lowest_groups, units
+from sk_obd.pruning.groups import groups_of, inner_layers, lowest_groups, units
 
 QUICK = {"max_epochs": 20, "retrain_epochs": 3, "random_state": 0}
 

@@ -3,7 +3,7 @@ import torch
 from nets import SmallConv, TwoLayers
 from torch import nn
 
-from sk_obd.inputs import importances, reading_layers, support
+from sk_obd.training.reading import importances, reading_layers, support
 
 
 class Skip(nn.Module):

@@ -7,7 +7,12 @@ import pytest
 import torch
 from skorch.callbacks import Callback
 
-from sk_obd.isolation import InterruptWatch, isolated_generators, one_thread, seed_generators
+from sk_obd.training.isolation import (
+    InterruptWatch,
+    isolated_generators,
+    one_thread,
+    seed_generators,
+)
 
 
 def draws():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sk_obd.masks import all_alive, count_alive, held_at_zero, prunable_names, zero_deleted
+from sk_obd.training.masks import all_alive, count_alive, held_at_zero, prunable_names, zero_deleted
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from nets import TwoLayers, classifier_net, regressor_net
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from sk_obd import OBDClassifier, OBDRegressor, pruning
+from sk_obd import OBDClassifier, OBDRegressor
+from sk_obd.pruning import recipe as pruning
 
 QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 30, "retrain_epochs": 3, "random_state": 0}
 

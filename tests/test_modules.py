@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sk_obd.modules import ACTIVATIONS, MLP, default_net
+from sk_obd.training.mlp import ACTIVATIONS, MLP, default_net
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -25,7 +25,7 @@ from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, InputShape
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
-from sk_obd.networks import is_small, monitors_validation, start
+from sk_obd.training.nets import is_small, monitors_validation, start
 
 QUICK = {"prune_rate": 0.6, "retrain_epochs": 20, "random_state": 0}
 

@@ -7,8 +7,8 @@ from nets import TwoOutputs, binary_net, classifier_net, regressor_net
 from scipy import sparse
 from torch import nn
 
-from sk_obd.networks import start
-from sk_obd.objective import Objective
+from sk_obd.training.nets import start
+from sk_obd.training.objective import Objective
 
 
 def objective(rng, *, net=None, weights=None, batch_size=4096, csr=False, dtype=torch.float64):

@@ -10,7 +10,7 @@ from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.curvature import METHODS
-from sk_obd.schedule import advance, trusted_step
+from sk_obd.pruning.schedule import advance, trusted_step
 
 QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sk_obd.saliency import lowest, saliencies
+from sk_obd.pruning.saliency import lowest, saliencies
 
 
 @given(

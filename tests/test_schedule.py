@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sk_obd.schedule import LARGEST_SHARE, advance, parts, schedule, trusted_step
+from sk_obd.pruning.schedule import LARGEST_SHARE, advance, parts, schedule, trusted_step
 
 shares = st.floats(0.01, 0.99)
 

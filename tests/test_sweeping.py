@@ -11,8 +11,8 @@ from skorch.callbacks import Callback
 
 from sk_obd import OBDClassifier, OBDRegressor, obd_path
 from sk_obd.compact import dead
-from sk_obd.path import INCREMENTS
-from sk_obd.schedule import schedule
+from sk_obd.pruning.path import INCREMENTS
+from sk_obd.pruning.schedule import schedule
 
 QUICK = {"hidden_layer_sizes": (8, 6), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
 #: One deletion, and nothing after it: what sweeping itself does can be seen.

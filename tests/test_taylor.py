@@ -9,8 +9,8 @@ from torch import nn
 from torch.func import functional_call, hessian
 
 from sk_obd import OBDClassifier, TaylorTerms, taylor_terms
-from sk_obd.masks import all_alive
-from sk_obd.objective import Objective
+from sk_obd.training.masks import all_alive
+from sk_obd.training.objective import Objective
 
 N = 12
 

@@ -19,8 +19,8 @@ from skorch.callbacks import (
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
-from sk_obd.networks import start
-from sk_obd.training import train_round
+from sk_obd.training.nets import start
+from sk_obd.training.rounds import train_round
 
 OPTIMISERS = {
     "sgd with momentum": {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9, "lr": 0.05},

@@ -38,8 +38,8 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
-from sk_obd.folds import choose
-from sk_obd.modules import MLP
+from sk_obd.estimators.folds import choose
+from sk_obd.training.mlp import MLP
 
 BUNDLED = {"breast cancer": load_breast_cancer, "digits": load_digits, "diabetes": load_diabetes}
 FILES = ("spambase", "concrete")

@@ -35,11 +35,11 @@ from torch import nn
 
 from sk_obd import OBDClassifier
 from sk_obd.curvature import diagonal
-from sk_obd.isolation import one_thread
-from sk_obd.masks import all_alive, zero_deleted
-from sk_obd.modules import MLP
-from sk_obd.objective import Objective
-from sk_obd.saliency import NEEDS, lowest, saliencies
+from sk_obd.pruning.saliency import NEEDS, lowest, saliencies
+from sk_obd.training.isolation import one_thread
+from sk_obd.training.masks import all_alive, zero_deleted
+from sk_obd.training.mlp import MLP
+from sk_obd.training.objective import Objective
 
 # What is called "hessian" and "recursion" equals "ggn" and "recursion-lm" where f'' is 0.
 CRITERIA = {

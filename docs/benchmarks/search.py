@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from sk_obd import OBDClassifier, OBDClassifierCV
-from sk_obd.schedule import schedule
+from sk_obd.pruning.schedule import schedule
 
 STEP = 0.3
 N_RATES = 10

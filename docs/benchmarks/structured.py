@@ -44,7 +44,7 @@ from torch import nn
 
 from sk_obd import OBDClassifier
 from sk_obd.curvature import diagonal
-from sk_obd.schedule import schedule
+from sk_obd.pruning.schedule import schedule
 
 #: Share of what is left that goes in a step.
 STEP = 0.2

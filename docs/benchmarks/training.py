@@ -8,7 +8,7 @@ default of a thread for every core makes small networks very slow.
     python docs/benchmarks/training.py --threads
 
 The second command times single steps on one and two threads, over network sizes: it is where
-SMALL_STEP in sk_obd/networks.py comes from.
+SMALL_STEP in sk_obd/training/nets.py comes from.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sk_obd import OBDClassifier
-from sk_obd.isolation import one_thread
-from sk_obd.networks import start
-from sk_obd.training import train_round
+from sk_obd.training.isolation import one_thread
+from sk_obd.training.nets import start
+from sk_obd.training.rounds import train_round
 
 BATCH = 128
 DEFAULT_THREADS = torch.get_num_threads()

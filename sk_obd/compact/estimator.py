@@ -4,8 +4,8 @@ import copy
 
 import torch
 
-from ..masks import count_alive
-from ..networks import PREDICTION_ROWS, with_module
+from ..training.masks import count_alive
+from ..training.nets import PREDICTION_ROWS, with_module
 from .predictor import choose
 from .shrink import shrink
 

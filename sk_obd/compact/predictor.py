@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from skorch import NeuralNetBinaryClassifier
 
-from ..batches import take_rows
-from ..isolation import one_thread
-from ..networks import PREDICTION_ROWS
+from ..training.batches import take_rows
+from ..training.isolation import one_thread
+from ..training.nets import PREDICTION_ROWS
 from .select import with_all_columns
 from .sparse import faster_sparse, linear_inputs, seconds, with_sparse
 

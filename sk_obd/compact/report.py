@@ -1,6 +1,6 @@
 """What compacting did to each layer."""
 
-from ..masks import count_alive
+from ..training.masks import count_alive
 
 
 class Report:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import fx, nn
 
-from ..masks import all_alive
-from ..networks import evaluating
+from ..training.masks import all_alive
+from ..training.nets import evaluating
 from .flow import Channels, NotTraced, unmarked
 from .report import Report
 from .rules import CONVOLUTIONS, Chosen, Scaled, Weights, double

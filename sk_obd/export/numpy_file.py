@@ -6,14 +6,14 @@ import inspect
 import operator
 import textwrap
 import zlib
+from importlib.metadata import version
 
 import numpy as np
 import torch
 from torch import fx
 
-from .. import __version__
-from ..files import write_whole
 from . import operations
+from .files import write_whole
 from .program import check_program, export_program
 
 #: Below this share of entries that are not zero, only those are stored, with a bit for each entry.
@@ -92,8 +92,9 @@ def _header(estimator):
     kind = "classes" if estimator._kind == "classifier" else "values"
     call = "predict(X) and predict_proba(X)" if kind == "classes" else "predict(X)"
     shape = ", ".join(["n", *map(str, estimator._row_shape)])
+    release = version("sk_obd")
     return (
-        f'"""A network that predicts {kind}, in NumPy alone; written by sk_obd {__version__}.\n\n'
+        f'"""A network that predicts {kind}, in NumPy alone; written by sk_obd {release}.\n\n'
         f"{call} take X of shape ({shape}), any number n of rows, as\n"
         f"{estimator._row_dtype}. Of {estimator.path_[0]['n_params']} parameters "
         f"{estimator.n_params_} were left after pruning.\n"

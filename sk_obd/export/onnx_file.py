@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import torch
 
-from ..files import require, write_whole
+from .files import require, write_whole
 from .program import check_program, export_program
 
 

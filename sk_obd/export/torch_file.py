@@ -5,7 +5,7 @@ import json
 
 import torch
 
-from ..files import write_whole
+from .files import write_whole
 from .program import check_program, export_program
 
 

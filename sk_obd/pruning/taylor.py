@@ -13,9 +13,9 @@ from dataclasses import astuple, dataclass
 
 import torch
 
-from .curvature.boundary import check_rows
-from .masks import zero_deleted
-from .objective import Objective
+from ..curvature.boundary import check_rows
+from ..training.masks import zero_deleted
+from ..training.objective import Objective
 
 
 @dataclass(frozen=True)

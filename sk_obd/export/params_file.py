@@ -13,10 +13,10 @@ import zlib
 import numpy as np
 import torch
 
+from ..pruning.path import COLUMNS, PruningPath
+from ..pruning.snapshot import Network
+from ..training.masks import prunable_names
 from .files import require, write_whole
-from .iteration import Network
-from .masks import prunable_names
-from .path import COLUMNS, PruningPath
 
 #: Raised when the layout changes; a newer file is refused.
 FORMAT = 1

@@ -1,6 +1,6 @@
 """Whether the dead parameters of a network can be found, asked before it is trained."""
 
-from .compact import NotTraced, check_traced
+from ..compact import NotTraced, check_traced
 
 
 def check_sweepable(module, X):

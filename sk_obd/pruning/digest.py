@@ -57,8 +57,9 @@ def digest(*values):
 @functools.cache
 def own_source():
     """A digest of this package's files, for those who edit them."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return digest([(str(f.relative_to(Path(__file__).parent)), f.read_bytes()) for f in files])
+    root = Path(__file__).parents[1]
+    files = sorted(root.rglob("*.py"))
+    return digest([(str(f.relative_to(root)), f.read_bytes()) for f in files])
 
 
 class Walk:
@@ -202,7 +203,7 @@ def version_of(module_name):
     top = (module_name or "builtins").partition(".")[0]
     if top in sys.stdlib_module_names and top != "__main__":
         return sys.version
-    if top == __package__:
+    if top == __package__.partition(".")[0]:
         return own_source()
     file = getattr(sys.modules.get(top), "__file__", None) or ""
     if top in distributions() and "site-packages" in Path(file).parts:

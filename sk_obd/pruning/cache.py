@@ -15,8 +15,8 @@ import torch
 from sklearn.base import clone
 from sklearn.utils.validation import check_memory
 
+from ..training.nets import parts_of
 from .digest import Unstable, digest, own_source
-from .networks import parts_of
 
 
 def finished(key, compute):

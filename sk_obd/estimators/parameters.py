@@ -4,9 +4,9 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from .groups import GRANULARITIES
-from .modules import ACTIVATIONS
-from .saliency import LOSSES, NEEDS
+from ..pruning.groups import GRANULARITIES
+from ..pruning.saliency import LOSSES, NEEDS
+from ..training.mlp import ACTIVATIONS
 
 
 def check_parameters(estimator):
@@ -17,7 +17,7 @@ def check_parameters(estimator):
     ValueError, TypeError
         Naming the parameter, the value found and what was expected.
     """
-    from .curvature import METHODS
+    from ..curvature import METHODS
 
     p = estimator.get_params(deep=False)
     check_prune_rate(p["prune_rate"])

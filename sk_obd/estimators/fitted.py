@@ -6,12 +6,14 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.history import History
 
-from . import export, inputs, saving
-from .compact import compact_estimator
-from .data import X_RULES, passes_unchanged, refuse_mapping
-from .isolation import one_thread
-from .masks import count_alive
-from .networks import cast, duplicate, input_dtype
+from .. import export
+from ..compact import compact_estimator
+from ..export import params_file
+from ..training import reading
+from ..training.isolation import one_thread
+from ..training.masks import count_alive
+from ..training.nets import cast, duplicate, input_dtype
+from .validation import X_RULES, passes_unchanged, refuse_mapping
 
 
 class FittedMixin:
@@ -33,7 +35,7 @@ class FittedMixin:
         self.n_params_ = count_alive(masks)
         self.mask_ = {name: mask.numpy() for name, mask in masks.items()}
         self.ranking_ = {name: ranking.numpy() for name, ranking in path.ranking().items()}
-        self.support_ = inputs.support(self.mask_, self._readers, self.n_features_in_)
+        self.support_ = reading.support(self.mask_, self._readers, self.n_features_in_)
         self._set_saliencies(path.saliencies())
 
     def _set_saliencies(self, saliency):
@@ -47,7 +49,7 @@ class FittedMixin:
             for name, mask in self.mask_.items()
         }
         if self._readers is not None:
-            self.feature_importances_ = inputs.importances(self.saliencies_, self._readers)
+            self.feature_importances_ = reading.importances(self.saliencies_, self._readers)
 
     def _check_X(self, X):
         if not hasattr(self, "net_"):
@@ -160,7 +162,7 @@ class FittedMixin:
             If the class labels are neither numbers nor text.
         """
         check_is_fitted(self, "net_")
-        saving.save(self, path)
+        params_file.save(self, path)
 
     def load_params(self, path):
         """Become fitted by a file of :meth:`save_params`; loading runs no code from it.
@@ -196,7 +198,7 @@ class FittedMixin:
         >>> bool((copy.predict(X) == clf.predict(X)).all()), copy.n_params_ == clf.n_params_
         (True, True)
         """
-        saving.load(self, path)
+        params_file.load(self, path)
         return self
 
     def to_onnx(self, path, *, X=None):

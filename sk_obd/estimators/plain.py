@@ -9,9 +9,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 
+from ..training.nets import class_targets, value_targets
 from .base import BaseOBD
 from .docstrings import ATTRIBUTES, PARAMETERS
-from .networks import class_targets, value_targets
 
 CLASS_WEIGHT = """
     class_weight : dict, "balanced" or None, default=None

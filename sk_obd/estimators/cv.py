@@ -10,13 +10,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.parallel import Parallel, delayed
 
-from .data import as_kwarg, check_weights
+from ..training.nets import check_net
 from .docstrings import ATTRIBUTES, CV_ATTRIBUTES, cv_parameters
-from .estimators import CLASS_WEIGHT, OBDClassifier, OBDRegressor
 from .folds import Unweighted, choose, follow, tabulate
-from .networks import check_net
 from .parameters import check_parameters
+from .plain import CLASS_WEIGHT, OBDClassifier, OBDRegressor
 from .progress import SearchTasks, with_callbacks
+from .validation import as_kwarg, check_weights
 
 RULES = ("best", "one_se")
 

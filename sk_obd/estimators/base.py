@@ -10,15 +10,17 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import validate_data
 
-from . import inputs
-from .data import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
-from .fitted import FittedMixin
-from .groups import groups_of
-from .isolation import isolated_generators, one_thread, seed_generators
-from .masks import prunable_names
-from .memory import Finished, key_of
-from .modules import default_net
-from .networks import (
+from ..pruning.cache import Finished, key_of
+from ..pruning.groups import groups_of
+from ..pruning.path import PruningPath
+from ..pruning.recipe import Recipe, count_iterations, prune
+from ..pruning.schedule import target_total
+from ..pruning.sweeping import check_sweepable
+from ..training import reading
+from ..training.isolation import isolated_generators, one_thread, seed_generators
+from ..training.masks import prunable_names
+from ..training.mlp import default_net
+from ..training.nets import (
     cast,
     check_criterion,
     check_net,
@@ -29,13 +31,11 @@ from .networks import (
     start,
     trial_output,
 )
-from .objective import Objective
+from ..training.objective import Objective
+from .fitted import FittedMixin
 from .parameters import check_parameters
-from .path import PruningPath
 from .progress import CallbackSupportMixin, FitTasks, with_callbacks
-from .pruning import Recipe, count_iterations, prune
-from .schedule import target_total
-from .sweeping import check_sweepable
+from .validation import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
 
 
 class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
@@ -215,7 +215,7 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
                 objective = Objective.of_net(net, X, y, unequal(weights))
                 rows = objective.some_rows(2)
                 self._row_shape, self._row_dtype = describe_rows(rows)
-                self._readers = inputs.reading_layers(net.module_, rows)
+                self._readers = reading.reading_layers(net.module_, rows)
                 if self.sweep:
                     check_sweepable(net.module_, rows)
                 path = self._start_path(net, rows, resume)

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from . import curvature
+from .. import curvature
+from ..curvature.losses import resolve
 from .batches import take_rows
-from .curvature.losses import resolve
-from .networks import PREDICTION_ROWS, evaluating, outputs_of
+from .nets import PREDICTION_ROWS, evaluating, outputs_of
 
 
 class Objective:

@@ -9,11 +9,11 @@ import torch
 from skorch.callbacks import Callback
 from torch import nn
 
+from ..curvature.losses import resolve
 from .batches import NEEDS_ARRAY_BATCHES, RowWeights, array_batches
-from .curvature.losses import resolve
 from .isolation import InterruptWatch
 from .masks import held_at_zero, zero_deleted
-from .networks import outputs_of, parts_of
+from .nets import outputs_of, parts_of
 
 
 def train_round(net, X, y, *, epochs, sample_weight=None, masks=None):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .networks import parts_of
+from ..training.nets import parts_of
 
 
 @dataclass(frozen=True)

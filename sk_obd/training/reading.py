@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .networks import evaluating
+from .nets import evaluating
 
 
 def reading_layers(module, X):

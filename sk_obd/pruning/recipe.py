@@ -10,16 +10,16 @@ from functools import partial
 
 import torch
 
-from .compact import sweep
+from ..compact import sweep
+from ..training.isolation import seed_generators
+from ..training.masks import count_alive, zero_deleted
+from ..training.rounds import train_round
 from .groups import lowest_groups
-from .isolation import seed_generators
-from .iteration import Iteration
-from .masks import count_alive, zero_deleted
 from .path import INCREMENTS
 from .saliency import LOSSES, NEEDS, lowest, saliencies
 from .schedule import advance, parts, schedule, target_total, trusted_step
+from .snapshot import Iteration
 from .taylor import TaylorTerms, complete, known_terms
-from .training import train_round
 
 #: Kinds of curvature that can be negative.
 SIGNED = ("hessian", "recursion")
@@ -83,7 +83,7 @@ def prune(net, objective, path, recipe, *, evaluate, recall, report):
         ``evaluate() -> (train_score, validation_score)`` of the net as it is.
     recall : callable
         ``recall(iteration, total, compute)`` is what ``compute()`` returns, now or in an earlier
-        run (:class:`sk_obd.memory.Finished`).
+        run (:class:`sk_obd.pruning.cache.Finished`).
     report : callable
         ``report(path)`` after each row; True ends the iterations.
     """

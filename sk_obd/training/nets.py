@@ -15,8 +15,8 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..curvature.losses import resolve
 from .batches import array_batches, take_rows
-from .curvature.losses import resolve
 
 BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .curvature.graph import leaves
-from .networks import evaluating
+from ..curvature.graph import leaves
+from ..training.nets import evaluating
 
 GRANULARITIES = ("parameter", "unit", "input")
 

@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import torch
 
-from .display import PathDisplay
-from .display.table import path_table
-from .iteration import spread
+from ..display import PathDisplay
+from ..display.table import path_table
+from .snapshot import spread
 
 #: What a deletion did to the loss: NaN in the row of the dense network.
 INCREMENTS = (

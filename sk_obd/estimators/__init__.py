@@ -1,0 +1,1 @@
+"""Private: the scikit-learn face. Its public names are in ``sk_obd``."""

@@ -1,0 +1,1 @@
+"""Private: a skorch net made ready, trained and measured."""
