@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from sk_obd.curvature import diagonal
+from tests.library.cases import mlp
 
-from .cases import mlp
 from .test_exact import error
 
 pytest.importorskip("backpack")

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from sk_obd.curvature import METHODS, diagonal
+from tests.library.cases import BY_NAME, CASES, Case, labels, mlp
 
-from .cases import BY_NAME, CASES, Case, labels, mlp
 from .test_exact import error
 
 F64 = torch.float64

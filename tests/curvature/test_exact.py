@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from sk_obd.curvature import dense_diagonal, diagonal
-
-from .cases import BY_NAME, CASES
+from tests.library.cases import BY_NAME, CASES
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 METHOD = pytest.mark.parametrize("method", ["ggn", "hessian"])

@@ -9,8 +9,7 @@ from torch import nn
 
 from sk_obd.curvature import diagonal
 from sk_obd.curvature.losses import resolve
-
-from .cases import BY_NAME, CASES, cosh, mlp
+from tests.library.cases import BY_NAME, CASES, cosh, mlp
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

@@ -18,8 +18,8 @@ from sk_obd.curvature import (
 from sk_obd.curvature.general import make_plan
 from sk_obd.curvature.layers import ConvRule
 from sk_obd.curvature.rule import RULES
+from tests.library.cases import BY_NAME, OnceSquare, Square, mlp
 
-from .cases import BY_NAME, OnceSquare, Square, mlp
 from .test_exact import error
 
 F64 = torch.float64

@@ -5,14 +5,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from compact_nets import Branching
-from nets import SmallConv, classifier_net, regressor_net
 from skorch.callbacks import Callback
 
 from sk_obd import OBDClassifier, OBDRegressor, obd_path
 from sk_obd.compact import dead
 from sk_obd.pruning.path import INCREMENTS
 from sk_obd.pruning.schedule import schedule
+from tests.library.nets import SmallConv, classifier_net, regressor_net
+from tests.library.networks import Branching
 
 QUICK = {"hidden_layer_sizes": (8, 6), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
 #: One deletion, and nothing after it: what sweeping itself does can be seen.

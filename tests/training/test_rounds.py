@@ -7,7 +7,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from nets import OwnLossNet, PenalisedNet, SmallConv, TwoLayers, classifier_net, regressor_net
 from skorch.callbacks import (
     Callback,
     Checkpoint,
@@ -21,6 +20,14 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.training.nets import start
 from sk_obd.training.rounds import train_round
+from tests.library.nets import (
+    OwnLossNet,
+    PenalisedNet,
+    SmallConv,
+    TwoLayers,
+    classifier_net,
+    regressor_net,
+)
 
 OPTIMISERS = {
     "sgd with momentum": {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9, "lr": 0.05},

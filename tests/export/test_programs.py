@@ -8,14 +8,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from fitted_cases import CASES, fitted, predictions
-from nets import TwoLayers, classifier_net
-from test_architectures import Convolutional, Recurrent, Tied, Transformer
 from torch import nn
 from torch.nn import functional as F
 
 from sk_obd import OBDClassifier
 from sk_obd.export.numpy_file import source_of
+from tests.estimators.test_architectures import Convolutional, Recurrent, Tied, Transformer
+from tests.library.fitted import CASES, fitted, predictions
+from tests.library.nets import TwoLayers, classifier_net
 
 every_case = pytest.mark.parametrize("name", CASES)
 

@@ -5,7 +5,6 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from nets import SmallConv, classifier_net
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -20,6 +19,7 @@ from sk_obd.display import (
 )
 from sk_obd.display.increase import TERMS
 from sk_obd.display.mask import unread_units
+from tests.library.nets import SmallConv, classifier_net
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

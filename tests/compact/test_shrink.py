@@ -3,13 +3,13 @@ import pickle
 
 import pytest
 import torch
-from compact_nets import NETWORKS, Branching, ChangedInPlace, Recurrent, build, mlp, prune
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from sk_obd.compact import NotTraced, Select, check_traced, dead, shrink, sweep
 from sk_obd.training.masks import count_alive, zero_deleted
+from tests.library.networks import NETWORKS, Branching, ChangedInPlace, Recurrent, build, mlp, prune
 
 densities = st.sampled_from([0.0, 0.03, 0.08, 0.15, 0.3, 0.6, 1.0])
 

@@ -4,12 +4,19 @@ from functools import cache
 
 import numpy as np
 import torch
-from nets import SmallConv, SoftmaxTop, Squeezed, binary_net, classifier_net, regressor_net
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
 from sklearn.preprocessing import scale
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
+from tests.library.nets import (
+    SmallConv,
+    SoftmaxTop,
+    Squeezed,
+    binary_net,
+    classifier_net,
+    regressor_net,
+)
 
 
 class Embedded(nn.Module):

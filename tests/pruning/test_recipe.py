@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from nets import classifier_net, regressor_net
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.curvature import METHODS
 from sk_obd.pruning.schedule import advance, trusted_step
+from tests.library.nets import classifier_net, regressor_net
 
 QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
 

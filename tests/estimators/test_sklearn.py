@@ -15,7 +15,6 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from nets import FullBatch, SizedByData, classifier_net
 from sklearn.base import clone
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import SelectFromModel
@@ -33,6 +32,7 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
+from tests.library.nets import FullBatch, SizedByData, classifier_net
 
 
 def full_batch(net_class, criterion):

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from nets import SmallConv, TwoLayers
 from torch import nn
 
 from sk_obd.training.reading import importances, reading_layers, support
+from tests.library.nets import SmallConv, TwoLayers
 
 
 class Skip(nn.Module):

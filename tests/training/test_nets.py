@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from nets import (
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.metrics import accuracy_score
+from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
+from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, InputShapeSetter
+from torch import nn
+
+from sk_obd import OBDClassifier, OBDRegressor
+from sk_obd.training.nets import is_small, monitors_validation, start
+from tests.library.nets import (
     Lazy,
     PenalisedNet,
     SizedByData,
@@ -17,15 +26,6 @@ from nets import (
     classifier_net,
     regressor_net,
 )
-from scipy import sparse
-from sklearn.base import clone
-from sklearn.metrics import accuracy_score
-from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
-from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, InputShapeSetter
-from torch import nn
-
-from sk_obd import OBDClassifier, OBDRegressor
-from sk_obd.training.nets import is_small, monitors_validation, start
 
 QUICK = {"prune_rate": 0.6, "retrain_epochs": 20, "random_state": 0}
 

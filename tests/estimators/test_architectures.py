@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from nets import classifier_net
 from torch import nn
 
 from sk_obd import OBDClassifier
 from sk_obd.curvature import dense_diagonal
 from sk_obd.pruning.path import INCREMENTS
+from tests.library.nets import classifier_net
 
 
 class Convolutional(nn.Module):

@@ -10,7 +10,6 @@ import sklearn
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import SizedByData, TwoLayers, classifier_net, regressor_net
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -28,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
 from sk_obd.estimators.docstrings import entries
 from sk_obd.estimators.folds import choose
+from tests.library.nets import SizedByData, TwoLayers, classifier_net, regressor_net
 
 FAST = {"hidden_layer_sizes": (10,), "max_epochs": 25, "retrain_epochs": 3, "random_state": 0}
 QUICK = FAST | {"step": 0.5, "prune_rate": 0.95, "cv": 3}

@@ -11,12 +11,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from nets import SmallConv, TwoLayers, classifier_net
 from scipy import sparse
 from skorch.callbacks import EarlyStopping, LRScheduler
 from torch import nn
 
 from sk_obd.pruning.digest import Unstable, digest
+from tests.library.nets import SmallConv, TwoLayers, classifier_net
 
 
 def square(x):

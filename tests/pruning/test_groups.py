@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import SmallConv, classifier_net
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor
 from sk_obd.pruning.groups import groups_of, inner_layers, lowest_groups, units
+from tests.library.nets import SmallConv, classifier_net
 
 QUICK = {"max_epochs": 20, "retrain_epochs": 3, "random_state": 0}
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from nets import TwoOutputs, binary_net, classifier_net, regressor_net
 from scipy import sparse
 from torch import nn
 
 from sk_obd.training.nets import start
 from sk_obd.training.objective import Objective
+from tests.library.nets import TwoOutputs, binary_net, classifier_net, regressor_net
 
 
 def objective(rng, *, net=None, weights=None, batch_size=4096, csr=False, dtype=torch.float64):

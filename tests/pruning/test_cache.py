@@ -10,12 +10,12 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from nets import TwoLayers, classifier_net, regressor_net
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.pruning import recipe as pruning
+from tests.library.nets import TwoLayers, classifier_net, regressor_net
 
 QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 30, "retrain_epochs": 3, "random_state": 0}
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from curvature.cases import BY_NAME, OnceSquare
-from nets import SmallConv, TwoLayers, classifier_net
 from torch import nn
 from torch.func import functional_call, hessian
 
 from sk_obd import OBDClassifier, TaylorTerms, taylor_terms
 from sk_obd.training.masks import all_alive
 from sk_obd.training.objective import Objective
+from tests.library.cases import BY_NAME, OnceSquare
+from tests.library.nets import SmallConv, TwoLayers, classifier_net
 
 N = 12
 

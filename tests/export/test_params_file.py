@@ -10,11 +10,11 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from fitted_cases import CASES, fitted, predictions, unfitted
-from nets import classifier_net
 from sklearn.exceptions import NotFittedError
 
 from sk_obd import OBDClassifier, OBDRegressor
+from tests.library.fitted import CASES, fitted, predictions, unfitted
+from tests.library.nets import classifier_net
 
 QUICK = {"prune_rate": 0.6, "step": 0.4, "retrain_epochs": 1, "random_state": 0}
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 5}

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from nets import classifier_net, regressor_net
 from sklearn.exceptions import NotFittedError
 
 from sk_obd import OBDClassifier, OBDRegressor, obd_path
+from tests.library.nets import classifier_net, regressor_net
 
 QUICK = {"hidden_layer_sizes": (8,), "max_epochs": 15, "retrain_epochs": 2, "random_state": 0}
 

@@ -6,8 +6,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from compact_nets import LeNet
-from nets import SoftmaxTop, Squeezed, TwoLayers, binary_net, classifier_net, regressor_net
 from scipy import sparse
 from sklearn.base import clone
 from skorch import NeuralNetClassifier
@@ -16,6 +14,15 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.compact import Select, predictor
 from sk_obd.compact.sparse import SparseLinear, linear_inputs, with_sparse
+from tests.library.nets import (
+    SoftmaxTop,
+    Squeezed,
+    TwoLayers,
+    binary_net,
+    classifier_net,
+    regressor_net,
+)
+from tests.library.networks import LeNet
 
 BACKENDS = ("auto", "dense", "sparse")
 
