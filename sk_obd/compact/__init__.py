@@ -1,6 +1,5 @@
 """The pruned network made really smaller: dense, sparse, with the same predictions."""
 
-from .estimator import compact_estimator
 from .flow import NotTraced
 from .report import Report
 from .select import Select
@@ -11,7 +10,6 @@ __all__ = [
     "Report",
     "Select",
     "check_traced",
-    "compact_estimator",
     "dead",
     "shrink",
     "sweep",

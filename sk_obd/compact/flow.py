@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import fx
 
-from ..training.nets import evaluating
+from ..training.probes import evaluating
 from .choose import looks_at_rows, rule_for
 from .rules import VARIES
 from .select import Select

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from ..training.masks import all_alive
-from ..training.nets import evaluating
+from ..training.probes import evaluating
 from .flow import Channels, NotTraced, unmarked
 from .report import Report
 from .rules import CONVOLUTIONS, Chosen, Scaled, Weights, double

@@ -1,47 +1,130 @@
-"""What the classifier and the regressor share: from X and y to a pruned network."""
+"""What the estimators share, and ``fit``: from X and y to a pruned network."""
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import validate_data
 
-from ..pruning.cache import Finished, key_of
+from ..pruning.cache import IterationCache, key_of
 from ..pruning.groups import groups_of
 from ..pruning.path import PruningPath
-from ..pruning.recipe import Recipe, count_iterations, prune
+from ..pruning.recipe import Recipe, Run, count_iterations, prune
 from ..pruning.schedule import target_total
 from ..pruning.sweeping import check_sweepable
-from ..training import reading
-from ..training.isolation import isolated_generators, one_thread, seed_generators
+from ..training.isolation import Purpose, isolated_generators, one_thread, seed_generators
 from ..training.masks import prunable_names
 from ..training.mlp import default_net
-from ..training.nets import (
-    cast,
-    check_criterion,
-    check_net,
-    describe_rows,
-    duplicate,
-    input_dtype,
-    is_small,
-    start,
-    trial_output,
-)
+from ..training.nets import cast, check_criterion, check_net, duplicate, input_dtype, start
 from ..training.objective import Objective
-from .fitted import FittedMixin
-from .parameters import check_parameters
-from .progress import CallbackSupportMixin, FitTasks, with_callbacks
+from ..training.probes import try_net
+from .fitted import FEATURES, Fitted
+from .parameters import check_parameters, names_where
+from .progress import CallbackSupportMixin, FitObserver, with_callbacks
 from .validation import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
 
 
-class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
-    """The scikit-learn face of the recipe; subclasses know their targets."""
+class BaseOBD(CallbackSupportMixin, BaseEstimator):
+    """scikit-learn's plumbing, and the net that an estimator starts from.
 
-    _kind = None  # "classifier" or "regressor"
+    A subclass has the methods of :class:`~sk_obd.estimators.fitted.FittedMixin`, and says by
+    ``_targets_class`` what its y is.
+    """
+
+    def set_params(self, **params):
+        """Set parameters; those named ``net__...`` reach the skorch net.
+
+        Raises
+        ------
+        ValueError
+            For ``net__...`` where net is None.
+        """
+        deep = sorted(name for name in params if name.startswith("net__"))
+        if deep and params.get("net", self.net) is None:
+            raise ValueError(
+                f"{deep[0]} was set, but net=None: there is no skorch net to receive it. Give "
+                "net=NeuralNetClassifier(...) (or Regressor), or set the default network's own "
+                "parameters: hidden_layer_sizes, activation, learning_rate_init, batch_size, "
+                "max_epochs, weight_decay."
+            )
+        return super().set_params(**params)
+
+    def __sklearn_clone__(self):
+        # scikit-learn clones a net without its weights. An already trained net is part of what
+        # the user asked for, also inside a grid search.
+        cloned = super().__sklearn_clone__()
+        if getattr(self.net, "initialized_", False):
+            cloned.net = duplicate(self.net)
+        return cloned
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _check_own_parameters(self):
+        check_parameters(self)
+        if self.net is not None:
+            check_net(self.net, self._targets_class.kind, type(self).__name__)
+
+    def _check_X_y(self, X, y, reset):
+        refuse_mapping(X, type(self).__name__)
+        X = validate_data(self, X, reset=reset, **X_RULES)
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        y = self._targets_class.check(y, self)
+        check_consistent_length(X, y)
+        return X, y
+
+    def _own_net(self, X, targets, sum_of_weights):
+        """The net of the user, or the default one for such an X and targets."""
+        if self.net is not None:
+            return self.net
+        return default_net(
+            targets.kind,
+            n_features=X.shape[1],
+            n_outputs=targets.n_outputs,
+            sum_of_weights=sum_of_weights,
+            n_rows=X.shape[0],
+            dtype=torch.float32 if X.dtype == np.float32 else torch.float64,
+            **{name: getattr(self, name) for name in names_where(default_net=True)},
+        )
+
+    def _starting_net(self, rows, targets):
+        """A started net for the recorded shape and type of rows, without data (for load_params)."""
+        X = np.broadcast_to(np.zeros((), dtype=rows.dtype), (2, *rows.shape))
+        with isolated_generators():
+            return start(self._own_net(X, targets, 2.0), X, targets.examples())
+
+
+#: From where a step of fit warns to the line that called fit.
+USERS_FRAME = 5
+
+
+class TrainingRows(NamedTuple):
+    """The rows that a fit trains on."""
+
+    X: object
+    #: Encoded as the network sees them, not yet shaped for its criterion.
+    y: torch.Tensor
+    #: None: all are equal.
+    weights: np.ndarray | None
+
+    @property
+    def sum_of_weights(self):
+        """The number of rows, where they have no weights."""
+        return float(self.X.shape[0] if self.weights is None else self.weights.sum())
+
+
+class PlainOBD(BaseOBD):
+    """The classifier and the regressor: their parameters, and ``fit``."""
 
     def __init__(
         self,
@@ -104,76 +187,6 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    # -- what a subclass says ------------------------------------------------------------------
-
-    def _learn_targets(self, y, y_train, sample_weight, resume):
-        """Learn the encoding of y; return the weights of the training rows (None: all equal)."""
-        raise NotImplementedError
-
-    def _encode(self, y):
-        """y as a tensor of class codes or of values to regress on."""
-        raise NotImplementedError
-
-    def _shape_targets(self, net, output, y):
-        """Encoded y as the net's criterion takes it beside `output`."""
-        raise NotImplementedError
-
-    def _check_y(self, y):
-        """y validated, an array."""
-        raise NotImplementedError
-
-    def _n_outputs(self):
-        raise NotImplementedError
-
-    def _some_targets(self):
-        """Two encoded targets, for callbacks that size the module by them."""
-        raise NotImplementedError
-
-    def _learnt_of_targets(self):
-        """What `_learn_targets` has learnt, a dict of arrays."""
-        raise NotImplementedError
-
-    def _restore_targets(self, learnt):
-        """Put back what `_learnt_of_targets` gave."""
-        raise NotImplementedError
-
-    # -- scikit-learn's plumbing ---------------------------------------------------------------
-
-    def set_params(self, **params):
-        """Set parameters; those named ``net__...`` reach the skorch net.
-
-        Raises
-        ------
-        ValueError
-            For ``net__...`` where net is None.
-        """
-        deep = sorted(name for name in params if name.startswith("net__"))
-        if deep and params.get("net", self.net) is None:
-            raise ValueError(
-                f"{deep[0]} was set, but net=None: there is no skorch net to receive it. Give "
-                "net=NeuralNetClassifier(...) (or Regressor), or set the default network's own "
-                "parameters: hidden_layer_sizes, activation, learning_rate_init, batch_size, "
-                "max_epochs, weight_decay."
-            )
-        return super().set_params(**params)
-
-    def __sklearn_clone__(self):
-        # scikit-learn clones a net without its weights. An already trained net is part of what
-        # the user asked for, also inside a grid search.
-        cloned = super().__sklearn_clone__()
-        if getattr(self.net, "initialized_", False):
-            cloned.net = duplicate(self.net)
-        return cloned
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.input_tags.three_d_array = True
-        return tags
-
-    # -- fit -----------------------------------------------------------------------------------
-
-    @with_callbacks
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
         """Train, prune and retrain the network.
 
@@ -199,73 +212,111 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
             For bad input, naming what was found, what was expected and what to do.
         KeyboardInterrupt
             After Ctrl-C. If the dense network was trained by then, the estimator is fitted with
-            the last good network.
+            the last good network; else it is as it was before.
         """
-        check_parameters(self)
-        if self.net is not None:
-            check_net(self.net, self._kind, type(self).__name__)
-        resume = self.warm_start and hasattr(self, "path_")
+        return self._fit(X, y, sample_weight, validation=(X_val, y_val))
+
+    @with_callbacks
+    def _fit(self, X, y, sample_weight, *, validation=(None, None), targets=None):
+        """Fit, where `targets` may be known from more rows than these."""
+        self._check_own_parameters()
+        resumes = self.warm_start and hasattr(self, "path_")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        X, y, weights, scored = self._check_rows(X, y, sample_weight, X_val, y_val, seed, resume)
+        draft = self._draft(keep=FEATURES if resumes else ())
+        X_checked, y_checked = draft._check_X_y(X, y, reset=not resumes)
+        weights = check_weights(sample_weight, X_checked.shape[0])
+        rows, scored = draft._scored_rows(X, y_checked, weights, validation, seed)
+        if resumes:
+            targets = self._fitted.targets.continued(y_checked)
+        data, targets = draft._training_rows(X_checked, y_checked, weights, rows, targets)
         with isolated_generators():
-            seed_generators(seed, 0)
-            net, X, y = self._start_net(X, y, weights)
-            self._single_thread = is_small(net, X)
-            with one_thread(self._single_thread):
-                objective = Objective.of_net(net, X, y, unequal(weights))
-                rows = objective.some_rows(2)
-                self._row_shape, self._row_dtype = describe_rows(rows)
-                self._readers = reading.reading_layers(net.module_, rows)
+            seed_generators(seed, Purpose.INITIALISATION)
+            net, X, y, trial = draft._start(data, targets)
+            seen = trial.rows_seen(batch_size_of(net, X))
+            with one_thread(seen.single_thread):
+                objective = Objective.of_net(net, X, y, unequal(data.weights), trial=trial)
                 if self.sweep:
-                    check_sweepable(net.module_, rows)
-                path = self._start_path(net, rows, resume)
+                    check_sweepable(net.module_, trial.rows)
+                path = self._path_for(net.module_, trial, resumes)
                 recipe = self._recipe(net, seed)
                 if "curvature" in recipe.needs:
-                    # What cannot be differentiated is refused now, not after hours of training.
-                    objective.curvature(self.curvature, n_rows=2)
-                    if (error := objective.try_product()) is not None:
-                        warnings.warn(
-                            f"The loss cannot be differentiated twice ({error}); off_diagonal and "
-                            "higher_order of the path are NaN.",
-                            stacklevel=3,
-                        )
-                self._run(net, objective, path, recipe, scored)
+                    check_derivatives(objective, self.curvature)
+                cache = self._cache(net, objective, path, seed)
+                run = Run(net, objective, path, recipe, cache)
+                draft.net_, draft._fitted = net, Fitted(net, seen, targets)
+                vars(draft).update(targets.fitted_attributes())
+                self._follow(run, draft, scored)
         return self
 
-    def _check_rows(self, X, y, sample_weight, X_val, y_val, seed, resume):
-        """The rows to train on, encoded, their weights, and what the scorer is given."""
-        X_checked, y_checked = self._check_X_y(X, y, reset=not resume)
-        weights = check_weights(sample_weight, X_checked.shape[0])
-        rows, scored = self._scored_rows(X, y_checked, weights, X_val, y_val, seed)
-        # A row of weight zero is as if absent, also for what is learnt of y.
-        rows = rows if weights is None else rows[weights[rows] > 0]
-        weights = None if weights is None else weights[rows]
-        weights = self._learn_targets(y_checked, y_checked[rows], weights, resume)
+    # -- the steps of fit, in their order ------------------------------------------------------
+
+    def _scored_rows(self, X, y, weights, validation, seed):
+        """Rows trained on, and what the scorer is given for the training and validation rows.
+
+        X stays as the user gave it, so that column names reach predict as they reached fit.
+        """
+        X_val, y_val = validation
+        if (X_val is None) != (y_val is None):
+            missing = "y_val" if y_val is None else "X_val"
+            raise ValueError(f"X_val and y_val go together; {missing} is missing.")
+        rows = np.arange(len(y))
+        scored = {}
+        if X_val is not None:
+            X_checked = validate_data(self, X_val, reset=False, **X_RULES)
+            y_val = self._targets_class.check(y_val, self)
+            check_consistent_length(X_checked, y_val)
+            scored["validation"] = (X_val, y_val, {})
+        elif self.early_stopping:
+            X, X_val, rows, held_out = train_test_split(
+                X if hasattr(X, "shape") else np.asarray(X),
+                rows,
+                test_size=self.validation_fraction,
+                stratify=y if self._targets_class.kind == "classifier" else None,
+                random_state=seed,
+            )
+            scored["validation"] = (X_val, y[held_out], as_kwarg(weights, held_out))
+        scored["train"] = (X, y[rows], as_kwarg(weights, rows))
+        return rows, scored
+
+    def _training_rows(self, X, y, weights, rows, targets):
+        """The rows that have a weight, encoded, and what was learnt of y."""
         if weights is not None:
+            # A row of weight zero is as if absent, also for what is learnt of y.
+            rows = rows[weights[rows] > 0]
+            weights = weights[rows]
+        if targets is None:
+            targets = self._targets_class.learn(y, rows, weights, standardise=self.net is None)
+        weights = targets.weigh(
+            y[rows],
+            weights,
+            class_weight=getattr(self, "class_weight", None),
+            owner=type(self).__name__,
+        )
+        if weights is not None:
+            # A class may weigh nothing, too.
             rows, weights = rows[weights > 0], weights[weights > 0]
-        return X_checked[rows], self._encode(y_checked[rows]), weights, scored
+        return TrainingRows(X[rows], targets.encode(y[rows]), weights), targets
 
-    def _start_net(self, X, y, weights):
-        """The network started and checked, with X and y as it takes them."""
-        total = float(X.shape[0] if weights is None else weights.sum())
-        net = self._default_net(X, total) if self.net is None else self.net
-        net = start(net, X, y.numpy(), verbose=max(0, int(self.verbose) - 1))
-        X = cast(X, input_dtype(net.module_, X))
-        output = trial_output(net, X)
-        y = self._shape_targets(net, output, y)
-        check_criterion(net, output, y)
-        return net, X, y
+    def _start(self, data, targets):
+        """The net started and tried, with X and y as it takes them."""
+        net = self._own_net(data.X, targets, data.sum_of_weights)
+        net = start(net, data.X, data.y.numpy(), verbose=max(0, int(self.verbose) - 1))
+        X = cast(data.X, input_dtype(net.module_, data.X))
+        trial = try_net(net, X)
+        y = targets.shape_for(net, trial.output, data.y)
+        check_criterion(net, trial.output, y)
+        return net, X, y, trial
 
-    def _start_path(self, net, rows, resume):
-        """A new path, or the present one with its network loaded."""
-        prunable, groups = prunable_names(net.module_, self.prunable), None
+    def _path_for(self, module, trial, resumes):
+        """A new path, or the present one with its network put into `module`."""
+        prunable, groups = prunable_names(module, self.prunable), None
         if self.granularity != "parameter":
-            groups = groups_of(net.module_, rows, prunable, self.granularity, self._readers)
+            groups = groups_of(module, prunable, self.granularity, trial)
             prunable = [name for name in prunable if name in groups]
-        path = PruningPath(net.module_, prunable, groups=groups, keep=self.keep_path)
-        if resume:
+        path = PruningPath(module, prunable, groups=groups, keep=self.keep_path)
+        if resumes:
             path = self.path_.cut(self.path_.kept).continued_as(path)
-            path.load(path.kept, net.module_)
+            path.load(path.kept, module)
         target = target_total(path.n_prunable, self.prune_rate)
         # The last deletion may have gone beyond what was asked for.
         exact = self.granularity == "parameter" and not self.sweep
@@ -278,147 +329,52 @@ class BaseOBD(FittedMixin, CallbackSupportMixin, BaseEstimator):
             )
         return path
 
-    def _run(self, net, objective, path, recipe, scored):
-        """Follow the recipe; keep the last good network whatever happens."""
-        scorer = check_scoring(self, scoring=self.scoring)
-
-        def evaluate():
-            return tuple(
-                float(scorer(self, *scored[part][:2], **scored[part][2]))
-                if part in scored
-                else np.nan
-                for part in ("train", "validation")
-            )
-
-        def recall(*iteration):
-            tasks.begin_iteration()
-            return finished(*iteration)
-
-        def report(path):
-            self._report(path)
-            return tasks.end_iteration()
-
-        def fitted_attributes():
-            return vars(self._fitted_copy(net, path, path.kept))
-
-        tasks = FitTasks(self, count_iterations(path, recipe), fitted_attributes, *scored["train"])
-        finished = self._finished(net, objective, path, recipe)
-        # The scorer looks at this estimator, with the network as it is at that moment.
-        before = self.__dict__.get("net_")
-        self.net_ = net
-        try:
-            prune(net, objective, path, recipe, evaluate=evaluate, recall=recall, report=report)
-        except BaseException:
-            if len(path):
-                self._settle(net, path)
-            elif before is None:
-                del self.net_
-            else:
-                self.net_ = before
-            raise
-        self._settle(net, path)
-        tasks.end()
-
-    def _finished(self, net, objective, path, recipe):
-        """The store of iterations of `memory`."""
-        if self.memory is None:
-            return Finished(None, None)
-        fixed = self.random_state is not None
-        return Finished(self.memory, key_of(net, objective, path, recipe, fixed))
-
     def _recipe(self, net, seed):
-        return Recipe(
-            prune_rate=self.prune_rate,
-            step=self.step,
-            n_recomputations=self.n_recomputations,
-            trust_region=self.trust_region,
-            granularity=self.granularity,
-            sweep=self.sweep,
-            saliency=self.saliency,
-            curvature=self.curvature,
-            dense_epochs=net.max_epochs,
-            retrain_epochs=self.retrain_epochs,
-            max_loss_increase=self.max_loss_increase,
-            early_stopping=self.early_stopping,
-            n_iter_no_change=self.n_iter_no_change,
-            tol=self.tol,
-            seed=seed,
+        names = names_where(decides="networks") + names_where(decides="path")
+        own = {name: getattr(self, name) for name in names}
+        return Recipe(**own, dense_epochs=net.max_epochs, seed=seed)
+
+    def _cache(self, net, objective, path, seed):
+        """The cache of finished iterations; it keeps nothing when memory is None."""
+        if self.memory is None:
+            return IterationCache()
+        settings = {name: getattr(self, name) for name in names_where(decides="networks")}
+        settings |= {"dense_epochs": net.max_epochs, "seed": seed}
+        if self.random_state is None:
+            settings = None
+        return IterationCache(
+            self.memory, key_of(net, objective, path, settings, stacklevel=USERS_FRAME)
         )
 
-    def _default_net(self, X, sum_of_weights):
-        return default_net(
-            self._kind,
-            n_features=X.shape[1],
-            n_outputs=self._n_outputs(),
-            sum_of_weights=sum_of_weights,
-            n_rows=X.shape[0],
-            dtype=torch.float32 if X.dtype == np.float32 else torch.float64,
-            hidden_layer_sizes=self.hidden_layer_sizes,
-            activation=self.activation,
-            learning_rate_init=self.learning_rate_init,
-            batch_size=self.batch_size,
-            max_epochs=self.max_epochs,
-            weight_decay=self.weight_decay,
+    def _follow(self, run, draft, scored):
+        """Follow the recipe on a draft, and take it over, whatever happens after the first row."""
+        observer = FitObserver(self, draft, run, scored, count_iterations(run.path, run.recipe))
+        try:
+            prune(run, observer)
+        finally:
+            if len(run.path):
+                draft._become(draft._fitted, run.path)
+                self._take_over(draft)
+        observer.end()
+
+
+def batch_size_of(net, X):
+    """Rows in a training batch of a skorch net."""
+    return X.shape[0] if net.batch_size == -1 else min(net.batch_size, X.shape[0])
+
+
+def check_derivatives(objective, curvature):
+    """Refuse what cannot be differentiated now, and not after hours of training.
+
+    Raises
+    ------
+    ValueError, RuntimeError, NotImplementedError
+        As :func:`sk_obd.curvature.diagonal`.
+    """
+    objective.curvature(curvature, n_rows=2)
+    if (error := objective.try_product()) is not None:
+        warnings.warn(
+            f"The loss cannot be differentiated twice ({error}); off_diagonal and "
+            "higher_order of the path are NaN.",
+            stacklevel=USERS_FRAME,
         )
-
-    def _report(self, path):
-        if not self.verbose:
-            return
-        row, i = path[-1], len(path) - 1
-        share = row["n_params"] / path[0]["n_params"]
-        validation = row["validation_score"]
-        print(
-            f"[{type(self).__name__}] iteration {i}: {row['n_params']} of "
-            f"{path[0]['n_params']} parameters ({share:.1%}), loss {row['loss']:.4g}, "
-            f"train score {row['train_score']:.4f}"
-            + ("" if np.isnan(validation) else f", validation score {validation:.4f}")
-            + f", {row['n_epochs']} epochs, {row['fit_time']:.1f} s",
-            flush=True,
-        )
-
-    # -- data ----------------------------------------------------------------------------------
-
-    def _check_X_y(self, X, y, reset):
-        refuse_mapping(X, type(self).__name__)
-        X = validate_data(self, X, reset=reset, **X_RULES)
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None."
-            )
-        y = self._check_y(y)
-        check_consistent_length(X, y)
-        return X, y
-
-    def _scored_rows(self, X, y, weights, X_val, y_val, seed):
-        """Rows trained on, and what the scorer is given for the training and validation rows.
-
-        X stays as the user gave it, so that column names reach predict as they reached fit.
-        """
-        if (X_val is None) != (y_val is None):
-            missing = "y_val" if y_val is None else "X_val"
-            raise ValueError(f"X_val and y_val go together; {missing} is missing.")
-        rows = np.arange(len(y))
-        scored = {}
-        if X_val is not None:
-            X_checked = validate_data(self, X_val, reset=False, **X_RULES)
-            y_val = self._check_y(y_val)
-            check_consistent_length(X_checked, y_val)
-            scored["validation"] = (X_val, y_val, {})
-        elif self.early_stopping:
-            X, X_val, rows, held_out = train_test_split(
-                X if hasattr(X, "shape") else np.asarray(X),
-                rows,
-                test_size=self.validation_fraction,
-                stratify=y if self._kind == "classifier" else None,
-                random_state=seed,
-            )
-            scored["validation"] = (X_val, y[held_out], as_kwarg(weights, held_out))
-        scored["train"] = (X, y[rows], as_kwarg(weights, rows))
-        return rows, scored
-
-    def _net_for_loading(self):
-        """The net as it starts, for rows and outputs as they are known, without data."""
-        X = np.broadcast_to(np.zeros((), dtype=self._row_dtype), (2, *self._row_shape))
-        with isolated_generators():
-            net = self._default_net(X, 2.0) if self.net is None else self.net
-            return start(net, X, self._some_targets())

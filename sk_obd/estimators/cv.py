@@ -1,4 +1,4 @@
-"""OBDClassifierCV and OBDRegressorCV: the prune rate, chosen along one pruning path a fold."""
+"""OBDClassifierCV and OBDRegressorCV: the prune rate, chosen along one pruning path per fold."""
 
 from numbers import Integral
 
@@ -10,21 +10,20 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.parallel import Parallel, delayed
 
-from ..training.nets import check_net
-from .docstrings import ATTRIBUTES, CV_ATTRIBUTES, cv_parameters
-from .folds import Unweighted, choose, follow, tabulate
-from .parameters import check_parameters
-from .plain import CLASS_WEIGHT, OBDClassifier, OBDRegressor
+from .base import BaseOBD
+from .docstrings import documented
+from .fitted import FittedClassifier, FittedRegressor
+from .folds import FoldRows, Unweighted, choose_size, follow, tabulate
+from .plain import OBDClassifier, OBDRegressor
 from .progress import SearchTasks, with_callbacks
 from .validation import as_kwarg, check_weights
 
-RULES = ("best", "one_se")
 
+class BaseOBDCV(BaseOBD):
+    """The CV classes: their parameters, and ``fit``.
 
-class BaseOBDCV:
-    """What the CV classes add to the plain ones, of which they are subclasses."""
-
-    _plain_class = None
+    A subclass says by ``_plain_class`` what follows the paths.
+    """
 
     # The splitter asks for groups, not the estimator, as in scikit-learn's searches.
     __metadata_request__fit = {"groups": UNUSED}  # noqa: RUF012
@@ -78,7 +77,6 @@ class BaseOBDCV:
         self.random_state = random_state
         self.verbose = verbose
 
-    @with_callbacks
     def fit(self, X, y, sample_weight=None, *, groups=None, **params):
         """Follow a path in every fold, choose the size, and fit all rows to it.
 
@@ -108,23 +106,28 @@ class BaseOBDCV:
         KeyboardInterrupt
             After Ctrl-C. In the final fit the estimator keeps the last good network.
         """
+        return self._fit(X, y, sample_weight, groups, params)
+
+    @with_callbacks
+    def _fit(self, X, y, sample_weight, groups, params):
         self._check_own_parameters()
         # One seed for the folds and the final fit; an int means the same as in a grid search.
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = int(check_random_state(seed).randint(np.iinfo(np.int32).max))
-        plain = self._plain(random_state=seed)
-        X_checked, y = self._check_X_y(X, y, reset=True)
+        draft = self._draft()
+        X_checked, y = draft._check_X_y(X, y, reset=True)
         # Column names reach the folds; anything else goes as validated.
-        X = X if hasattr(self, "feature_names_in_") else X_checked
+        X = X if hasattr(draft, "feature_names_in_") else X_checked
         weights = check_weights(sample_weight, len(y))
-        self._learn_from_all(plain, y, weights)
         routed = self._route(weights, groups, params)
+        score_params = routed["scorer"]["score"]
         splits = self._splits(X, y, routed["splitter"]["split"])
         tasks = SearchTasks(self, len(splits), X, y, as_kwarg(weights))
-        folds = self._follow_paths(plain, X, y, weights, splits, routed["scorer"]["score"], tasks)
+        rows = FoldRows(X, y, weights, score_params, self._targets_class.of_all(y))
+        folds = self._follow_paths(rows, splits, seed, tasks)
         results = tabulate(folds)
-        chosen = choose([[row["test_score"] for row in rows] for rows in folds], self.rule)
+        chosen = choose_size([[row["test_score"] for row in rows] for rows in folds], self.rule)
         if self.verbose:
             print(
                 f"[{type(self).__name__}] chosen: {results['n_params'][chosen]} of "
@@ -132,7 +135,7 @@ class BaseOBDCV:
                 f"{results['mean_test_score'][chosen]:.4f}",
                 flush=True,
             )
-        weighed = weights is None or "sample_weight" in routed["scorer"]["score"]
+        weighed = weights is None or "sample_weight" in score_params
         final = self._plain(
             # As a number of parameters it stops at the very row that the folds visited.
             prune_rate=sum(row["n_deleted"] for row in folds[0][: chosen + 1]),
@@ -144,7 +147,7 @@ class BaseOBDCV:
                 final.fit(X, y, weights)
         finally:
             if hasattr(final, "path_"):
-                self._adopt(final)
+                self._take_over(final)
                 self.cv_results_ = results
                 self.best_index_ = chosen
                 self.best_score_ = float(results["mean_test_score"][chosen])
@@ -181,21 +184,6 @@ class BaseOBDCV:
         shared = [name for name in self._plain_class().get_params(deep=False) if name in own]
         return self._plain_class(**({name: own[name] for name in shared} | changes))
 
-    def _check_own_parameters(self):
-        check_parameters(self._plain())
-        if self.net is not None:
-            check_net(self.net, self._kind, type(self).__name__)
-        if self.rule not in RULES:
-            raise ValueError(f"rule={self.rule!r}; expected 'best' or 'one_se'.")
-        if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
-            raise TypeError(
-                f"scoring={self.scoring!r} is a {type(self.scoring).__name__}; expected one "
-                "scorer: a str, a callable(estimator, X, y), or None."
-            )
-
-    def _learn_from_all(self, plain, y, weights):
-        """Tell the folds' estimator what is to be known of the whole y."""
-
     def _route(self, weights, groups, params):
         """What splitter and scorer are given."""
         given = {"sample_weight": weights, "groups": groups}
@@ -215,7 +203,7 @@ class BaseOBDCV:
     def _scorer(self):
         if self.scoring is not None:
             return check_scoring(self, scoring=self.scoring)
-        scorer = get_scorer("accuracy" if self._kind == "classifier" else "r2")
+        scorer = get_scorer(self._targets_class.scorer)
         if sklearn.get_config()["enable_metadata_routing"]:
             # There is no scorer of the user's to request the weights.
             scorer.set_score_request(sample_weight=True)
@@ -223,7 +211,8 @@ class BaseOBDCV:
 
     def _splits(self, X, y, split_params):
         """The (train, test) rows of every fold."""
-        splitter = check_cv(self.cv, y, classifier=self._kind == "classifier")
+        classifier = self._targets_class.kind == "classifier"
+        splitter = check_cv(self.cv, y, classifier=classifier)
         splits = list(splitter.split(X, y, **split_params))
         needed = 2 if self.rule == "one_se" else 1
         if len(splits) < needed:
@@ -232,36 +221,40 @@ class BaseOBDCV:
             )
         return splits
 
-    def _follow_paths(self, plain, X, y, weights, splits, score_params, tasks):
-        """The rows of one path a fold."""
-        plain.set_params(verbose=max(0, int(self.verbose) - 1), scoring=None, keep_path="all")
+    def _follow_paths(self, rows, splits, seed, tasks):
+        """The rows of one path per fold."""
+        plain = self._plain(
+            random_state=seed,
+            verbose=max(0, int(self.verbose) - 1),
+            scoring=None,
+            keep_path="all",
+        )
         scorer = self._scorer()
         title = f"[{type(self).__name__}] fold {{}} of {len(splits)}" if self.verbose else ""
         return Parallel(n_jobs=self.n_jobs)(
-            delayed(follow)(
-                plain, X, y, weights, split, scorer, score_params, title.format(i), tasks.fold()
-            )
+            delayed(follow)(plain, rows, split, scorer, title=title.format(i), task=tasks.fold())
             for i, split in enumerate(splits, start=1)
         )
 
-    def _adopt(self, final):
-        """Take over what the final fit has learnt."""
-        self._set_saliencies(None)  # those of an earlier fit
-        parameters = final.get_params(deep=False)
-        vars(self).update({k: v for k, v in vars(final).items() if k not in parameters})
 
+@documented
+class OBDClassifierCV(FittedClassifier, BaseOBDCV):
+    """An :class:`OBDClassifier` whose prune rate is chosen by cross-validation.
 
-class OBDClassifierCV(BaseOBDCV, OBDClassifier):
-    __doc__ = f"""An :class:`OBDClassifier` whose prune rate is chosen by cross-validation.
-
-    Follows one pruning path a fold, to its end, and scores every network of it on the fold's test
+    Follows one pruning path per fold, to its end, and scores every network of it on the fold's test
     rows. The size with the best mean score is then fitted to all rows. A grid search over
     `prune_rate` would train every network of every fold anew, for the same scores.
-    {cv_parameters(stratified=", stratified for int", class_weight=CLASS_WEIGHT)}
+
+    Parameters
+    ----------
+    {parameters}
+
     Attributes
-    ----------{CV_ATTRIBUTES}
+    ----------
     classes_ : array of shape (n_classes,)
-        Of the whole y; every fold uses them.{ATTRIBUTES}
+        Of the whole y; every fold uses them.
+    {attributes}
+
     See Also
     --------
     OBDClassifier : To a prune rate that you give.
@@ -334,19 +327,23 @@ class OBDClassifierCV(BaseOBDCV, OBDClassifier):
         )
         self.class_weight = class_weight
 
-    def _learn_from_all(self, plain, y, weights):
-        plain._classes = np.unique(y)
 
+@documented
+class OBDRegressorCV(FittedRegressor, BaseOBDCV):
+    """An :class:`OBDRegressor` whose prune rate is chosen by cross-validation.
 
-class OBDRegressorCV(BaseOBDCV, OBDRegressor):
-    __doc__ = f"""An :class:`OBDRegressor` whose prune rate is chosen by cross-validation.
-
-    Follows one pruning path a fold, to its end, and scores every network of it on the fold's test
+    Follows one pruning path per fold, to its end, and scores every network of it on the fold's test
     rows. The size with the best mean score is then fitted to all rows. A grid search over
     `prune_rate` would train every network of every fold anew, for the same scores.
-    {cv_parameters(stratified="", class_weight="")}
+
+    Parameters
+    ----------
+    {parameters}
+
     Attributes
-    ----------{CV_ATTRIBUTES}{ATTRIBUTES}
+    ----------
+    {attributes}
+
     See Also
     --------
     OBDRegressor : To a prune rate that you give.

@@ -1,57 +1,121 @@
 """What a fitted estimator has and can do: predict, go back on its path, be saved and exported."""
 
 import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.history import History
 
 from .. import export
-from ..compact import compact_estimator
+from ..compact.net import compact_net
+from ..compact.predictor import Predictor
 from ..export import params_file
 from ..training import reading
 from ..training.isolation import one_thread
 from ..training.masks import count_alive
 from ..training.nets import cast, duplicate, input_dtype
+from ..training.probes import RowsSeen
+from .targets import ClassTargets, ValueTargets
 from .validation import X_RULES, passes_unchanged, refuse_mapping
+
+#: What scikit-learn's validation notes of X.
+FEATURES = ("n_features_in_", "feature_names_in_")
+
+#: Rows on which an exported program is compared with the estimator, where the user gives none.
+N_COMPARED_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fitted estimator predicts with; its public attributes follow from it and the path."""
+
+    net: NeuralNet
+    rows: RowsSeen
+    targets: ClassTargets | ValueTargets
+    #: Of a compacted network; None: the net predicts by itself.
+    predictor: Predictor | None = None
+
+
+def is_learnt(name):
+    """Whether an attribute is what a fit leaves, and neither a parameter nor a user's setting."""
+    return name == "_fitted" or (name.endswith("_") and not name.startswith("_"))
 
 
 class FittedMixin:
     """The part of the estimators that comes after ``fit``."""
 
-    def _settle(self, net, path):
-        """Make `path.kept` the fitted network."""
-        for name in ("backend_", "compact_report_", "_predictor"):
-            self.__dict__.pop(name, None)
-        path.load(path.kept, net.module_)
-        path.module = net.module_
+    # -- becoming fitted -----------------------------------------------------------------------
+
+    def _draft(self, keep=()):
+        """A copy with the same parameters that has learnt nothing but the attributes to `keep`.
+
+        A fit works on such a draft, and has :meth:`_take_over` take it over when there is a network
+        to hold: an error before leaves the estimator as it was.
+        """
+        draft = copy.copy(self)
+        for name in self._learnt().keys() - set(keep):
+            delattr(draft, name)
+        return draft
+
+    def _take_over(self, other):
+        """Have what `other` has learnt, and nothing of an earlier fit, file or compact()."""
+        learnt = other._learnt()
+        for name in self._learnt():
+            delattr(self, name)
+        vars(self).update(learnt)
+
+    def _learnt(self):
+        """The attributes that a fit, a file or compact() has left."""
+        return {name: value for name, value in vars(self).items() if is_learnt(name)}
+
+    def _become(self, fitted, path):
+        """Be fitted with the network that `path` keeps, put into the net of `fitted`.
+
+        This is the one place that makes an estimator fitted. It takes away whatever was learnt
+        before, except for the features of X.
+        """
+        self._take_over(self._draft(keep=FEATURES))
+        net = fitted.net
+        path.move_into(net.module_)
         net.module_.eval()
         net.initialize_optimizer()
         net.history_ = History(path.history)
-        self.net_ = net
-        self.path_ = path
-        self.n_iter_ = path.kept
         masks = path.masks(path.kept)
+        self._fitted = fitted
+        self.net_, self.path_, self.n_iter_ = net, path, path.kept
         self.n_params_ = count_alive(masks)
         self.mask_ = {name: mask.numpy() for name, mask in masks.items()}
         self.ranking_ = {name: ranking.numpy() for name, ranking in path.ranking().items()}
-        self.support_ = reading.support(self.mask_, self._readers, self.n_features_in_)
-        self._set_saliencies(path.saliencies())
-
-    def _set_saliencies(self, saliency):
-        """Set saliencies_ and what is computed from them; without, unset them."""
-        for name in ("saliencies_", "feature_importances_"):
-            self.__dict__.pop(name, None)
+        readers = fitted.rows.readers
+        self.support_ = reading.support(self.mask_, readers, self.n_features_in_)
+        vars(self).update(fitted.targets.fitted_attributes())
+        saliency = path.saliencies()
         if saliency is None:
             return
         self.saliencies_ = {
             name: saliency[name].cpu().numpy() if name in saliency else np.zeros(mask.shape)
             for name, mask in self.mask_.items()
         }
-        if self._readers is not None:
-            self.feature_importances_ = reading.importances(self.saliencies_, self._readers)
+        if readers is not None:
+            self.feature_importances_ = reading.importances(self.saliencies_, readers)
+
+    def _at_row(self, row, path=None):
+        """This estimator as it would be if fit had ended at a row of its path."""
+        path = self.path_ if path is None else path
+        at_row = self._draft(keep=FEATURES)
+        net = duplicate(self._fitted.net)
+        at_row._become(replace(self._fitted, net=net, predictor=None), path.cut(row))
+        return at_row
+
+    # -- predicting ----------------------------------------------------------------------------
 
     def _check_X(self, X):
+        """X validated, as the module takes it."""
         if not hasattr(self, "net_"):
             check_is_fitted(self, "net_")
         if not passes_unchanged(X, self):
@@ -62,11 +126,11 @@ class FittedMixin:
     def _forward(self, method, X):
         """What the net's method of that name returns for X."""
         X = self._check_X(X)
-        predictor = self.__dict__.get("_predictor")
-        if predictor is not None:
-            return predictor(method, X, self._single_thread)
-        with one_thread(self._single_thread):
-            return getattr(self.net_, method)(X)
+        fitted = self._fitted
+        if fitted.predictor is not None:
+            return fitted.predictor(method, X, fitted.rows.single_thread)
+        with one_thread(fitted.rows.single_thread):
+            return getattr(fitted.net, method)(X)
 
     def at(self, *, iteration=None, n_params=None, prune_rate=None):
         """A fitted copy with the network of an earlier row of the path, without training.
@@ -93,13 +157,7 @@ class FittedMixin:
         """
         check_is_fitted(self, "net_")
         row = self.path_.find(iteration=iteration, n_params=n_params, prune_rate=prune_rate)
-        return self._fitted_copy(self.net_, self.path_, row)
-
-    def _fitted_copy(self, net, path, row):
-        """This estimator as it would be if fit had ended at a row of `path`."""
-        fitted = copy.copy(self)
-        fitted._settle(duplicate(net), path.cut(row))
-        return fitted
+        return self._at_row(row)
 
     def compact(self, backend="auto"):
         """A fitted copy whose network is really smaller, with the same predictions.
@@ -140,7 +198,19 @@ class FittedMixin:
         True
         """
         check_is_fitted(self, "net_")
-        return compact_estimator(self, backend)
+        masks = {name: torch.from_numpy(mask) for name, mask in self.mask_.items()}
+        found = compact_net(self.net_, masks, self._fitted.rows, backend)
+        small = copy.copy(self)
+        for name in ("saliencies_", "ranking_"):
+            # They belong to parameters that are no longer there.
+            small.__dict__.pop(name, None)
+        small._fitted = replace(self._fitted, net=found.net, predictor=found.predictor)
+        small.net_, small.path_ = found.net, self.path_.without_networks()
+        small.mask_ = {name: mask.numpy() for name, mask in found.masks.items()}
+        small.n_params_ = count_alive(found.masks)
+        small.backend_ = "sparse" if found.report.sparse else "dense"
+        small.compact_report_ = found.report
+        return small
 
     def save_params(self, path):
         """Save the fitted network to a file, without pickle.
@@ -162,7 +232,8 @@ class FittedMixin:
             If the class labels are neither numbers nor text.
         """
         check_is_fitted(self, "net_")
-        params_file.save(self, path)
+        features = {name: getattr(self, name) for name in FEATURES if hasattr(self, name)}
+        params_file.save(path, self._fitted, self.path_, features)
 
     def load_params(self, path):
         """Become fitted by a file of :meth:`save_params`; loading runs no code from it.
@@ -198,8 +269,27 @@ class FittedMixin:
         >>> bool((copy.predict(X) == clf.predict(X)).all()), copy.n_params_ == clf.n_params_
         (True, True)
         """
-        params_file.load(self, path)
+        found = params_file.load(
+            path,
+            type(self)._targets_class,
+            self._starting_net,
+            owner=type(self).__name__,
+            default_net=self.net is None,
+        )
+        draft = self._draft()
+        vars(draft).update(found.features)
+        draft._become(Fitted(found.net, found.rows, found.targets), found.path)
+        # Which parameter went when is not in the file.
+        del draft.ranking_
+        self._take_over(draft)
         return self
+
+    def _source(self, X):
+        """This estimator as the exports see it, with rows to compare predictions on."""
+        check_is_fitted(self, "net_")
+        rows, targets = self._fitted.rows, self._fitted.targets
+        X = rows.made_up(self.net_.module_, N_COMPARED_ROWS) if X is None else self._check_X(X)
+        return export.Source(self, rows, targets, X.toarray() if sparse.issparse(X) else X.numpy())
 
     def to_onnx(self, path, *, X=None):
         """Write the predictor as an ONNX file, checked in onnxruntime.
@@ -221,10 +311,10 @@ class FittedMixin:
         ValueError
             If the network cannot be exported, or predicts something else in onnxruntime.
         """
-        export.to_onnx(self, path, X)
+        export.to_onnx(self._source(X), path)
 
     def to_torch(self, path, *, X=None):
-        """Save the predictor as a program of ``torch.export``, which needs torch alone.
+        """Save the predictor as a program of ``torch.export``, which needs only torch.
 
         ``torch.export.load(path).module()(X)`` returns (codes, probabilities), the codes indices
         into the classes, or the values of a regressor. It takes the place of TorchScript, which
@@ -242,7 +332,7 @@ class FittedMixin:
         ValueError
             If torch cannot export the network, or the program predicts something else.
         """
-        export.to_torch(self, path, X)
+        export.to_torch(self._source(X), path)
 
     def to_numpy(self, path, *, X=None):
         """Write the predictor as a Python file that needs nothing but NumPy.
@@ -264,4 +354,81 @@ class FittedMixin:
             If the network does something that has no counterpart in NumPy here; it names the
             layer. :meth:`to_onnx` takes more.
         """
-        export.to_numpy(self, path, X)
+        export.to_numpy(self._source(X), path)
+
+
+class FittedClassifier(ClassifierMixin, FittedMixin):
+    """Predicts class labels."""
+
+    _targets_class = ClassTargets
+
+    def predict(self, X):
+        """Class labels.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        # A binary net has a threshold of its own.
+        binary = isinstance(getattr(self, "net_", None), NeuralNetBinaryClassifier)
+        codes = self._forward("predict", X) if binary else self.predict_proba(X).argmax(axis=1)
+        return self._fitted.targets.decode(codes)
+
+    def predict_proba(self, X):
+        """Class probabilities, columns ordered as ``classes_``.
+
+        The net's ``predict_nonlinearity`` makes probabilities of what its module returns.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        return self._forward("predict_proba", X)
+
+    def predict_log_proba(self, X):
+        """Logarithm of :meth:`predict_proba`; -inf where a probability is 0.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+
+class FittedRegressor(RegressorMixin, FittedMixin):
+    """Predicts values."""
+
+    _targets_class = ValueTargets
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def predict(self, X):
+        """Predicted values.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            As many dimensions as the y of fit.
+        """
+        y = self._forward("predict", X)
+        return self._fitted.targets.decode(y)

@@ -2,14 +2,17 @@
 
 import copy
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 # Private by its name, but a function of scikit-learn's documented API: any X, any kind of index.
 from sklearn.utils import _safe_indexing as part
 
+from .targets import ClassTargets, ValueTargets
 
-def choose(scores, rule):
+
+def choose_size(scores, rule):
     """The row of the path to take: the smallest network that a rule allows.
 
     Parameters
@@ -23,7 +26,7 @@ def choose(scores, rule):
     Returns
     -------
     int
-        The last row that the rule allows. Means that differ by rounding alone are ties.
+        The last row that the rule allows. Means that differ only by rounding are ties.
 
     Raises
     ------
@@ -33,7 +36,7 @@ def choose(scores, rule):
     Examples
     --------
     >>> scores = [[0.90, 0.95, 0.92, 0.5], [0.92, 0.91, 0.93, 0.6]]
-    >>> choose(scores, "best"), choose(scores, "one_se")
+    >>> choose_size(scores, "best"), choose_size(scores, "one_se")
     (1, 2)
     """
     scores = np.asarray(scores, dtype=float)
@@ -53,18 +56,53 @@ def choose(scores, rule):
     return int(np.flatnonzero(means >= best - allowed)[-1])
 
 
-def follow(plain, X, y, sample_weight, split, scorer, score_params, title, task):
-    """Fit the path of a fold; its rows, each with its score on the test rows."""
+@dataclass(frozen=True)
+class FoldRows:
+    """The rows of a cross-validation, of which each fold sees parts."""
+
+    X: object
+    y: np.ndarray
+    weights: np.ndarray | None
+    #: What the scorer is given besides.
+    score_params: dict
+    #: What is known of the whole y (a fold may lack a class); None: each fold learns its own.
+    targets: ClassTargets | ValueTargets | None
+
+    def train(self, rows):
+        """(X, y, weights) of some rows."""
+        weights = None if self.weights is None else self.weights[rows]
+        return part(self.X, rows), self.y[rows], weights
+
+    def test(self, rows):
+        """(X, y, what the scorer is given besides) of some rows."""
+        params = {
+            name: part(value, rows) if np.ndim(value) and len(value) == len(self.y) else value
+            for name, value in self.score_params.items()
+        }
+        return part(self.X, rows), self.y[rows], params
+
+
+def follow(plain, data, split, scorer, *, title, task):
+    """Fit the path of a fold; return its rows, each with its score on the test rows.
+
+    Parameters
+    ----------
+    plain : OBDClassifier or OBDRegressor
+        Copied.
+    data : FoldRows
+    split : (array, array)
+        Training and test rows.
+    scorer : callable
+    title : str
+        What the line printed begins with; nothing is printed without.
+    task : Subtask
+        Of which callbacks are told.
+    """
     train, test = split
-    weights = None if sample_weight is None else sample_weight[train]
     fitted = copy.copy(plain)
     with task(fitted):
-        fitted.fit(part(X, train), y[train], weights)
-    X_test, y_test = part(X, test), y[test]
-    score_params = {
-        name: part(value, test) if np.ndim(value) and len(value) == len(y) else value
-        for name, value in score_params.items()
-    }
+        fitted._fit(*data.train(train), targets=data.targets)
+    X_test, y_test, score_params = data.test(test)
     rows = []
     for i, row in enumerate(fitted.path_):
         score = float(scorer(fitted.at(iteration=i), X_test, y_test, **score_params))
@@ -107,7 +145,7 @@ def tabulate(folds):
 
 
 class Unweighted:
-    """A scorer that leaves the weights aside: the user's has not requested them."""
+    """Calls the user's scorer without sample_weight, which it has not requested."""
 
     def __init__(self, scorer):
         self.scorer = scorer

@@ -1,50 +1,119 @@
-"""The estimators' own parameters, checked: what was found, what was expected, what to do."""
+"""The estimators' own parameters in one table, and how each is checked.
 
+From this table follow the checks, the :class:`~sk_obd.pruning.recipe.Recipe` of a fit, and what a
+cached network depends on. A new parameter is a line here, besides the signatures and its entry in
+the documentation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 
+from ..curvature import METHODS
 from ..pruning.groups import GRANULARITIES
 from ..pruning.saliency import LOSSES, NEEDS
 from ..training.mlp import ACTIVATIONS
 
+RULES = ("best", "one_se")
+
+
+def anything(name, value, parameters):
+    """No check: what takes the value says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What is to be known of a parameter."""
+
+    #: ``check(name, value, parameters)`` raises for a value that is not allowed.
+    check: Callable = anything
+    #: What it decides: what the networks of a path are, given their sizes; which sizes the path
+    #: visits and where it stops; or nothing of both.
+    decides: Literal["networks", "path"] | None = None
+    #: Which classes have it.
+    classes: Literal["plain", "cv", "both"] = "both"
+    #: Whether it is a setting of the default network, so that it means nothing beside a `net`.
+    default_net: bool = False
+
 
 def check_parameters(estimator):
-    """Raise for a parameter of an estimator that is out of range.
+    """Raise for a parameter of an estimator that is not allowed.
 
     Raises
     ------
     ValueError, TypeError
         Naming the parameter, the value found and what was expected.
     """
-    from ..curvature import METHODS
-
-    p = estimator.get_params(deep=False)
-    check_prune_rate(p["prune_rate"])
-    check_step(p["step"])
-    _count("n_recomputations", p["n_recomputations"], least=0)
-    check_trust_region(p["trust_region"], p["step"], p["saliency"])
-    _choice("granularity", p["granularity"], GRANULARITIES)
-    check_sweep(p["sweep"])
-    _choice("saliency", p["saliency"], NEEDS, "a callable(parameters, curvature)")
-    _choice("curvature", p["curvature"], METHODS)
-    _choice("keep_path", p["keep_path"], ("all", "last"))
-    _count("retrain_epochs", p["retrain_epochs"], least=0)
-    _count("n_iter_no_change", p["n_iter_no_change"], least=1)
-    _number("tol", p["tol"], least=0)
-    if p["max_loss_increase"] is not None:
-        _number("max_loss_increase", p["max_loss_increase"], least=0)
-    fraction = p["validation_fraction"]
-    if not (isinstance(fraction, Real) and 0 < fraction < 1):
-        raise ValueError(
-            f"validation_fraction={fraction!r}; expected a float in (0, 1), the share of the rows "
-            "that early stopping scores."
-        )
-    if p["net"] is None:
-        _check_default_net(p)
+    parameters = estimator.get_params(deep=False)
+    for name, value in parameters.items():
+        known = PARAMETERS.get(name, Parameter())
+        if not known.default_net or parameters["net"] is None:
+            known.check(name, value, parameters)
 
 
-def check_prune_rate(value):
+def names_where(**wanted):
+    """Names of the parameters with such entries in the table.
+
+    Examples
+    --------
+    >>> names_where(classes="cv")
+    ['cv', 'rule', 'n_jobs']
+    """
+    return [
+        name
+        for name, known in PARAMETERS.items()
+        if all(getattr(known, field) == value for field, value in wanted.items())
+    ]
+
+
+# -- kinds of checks -------------------------------------------------------------------------------
+
+
+def choice(choices, other=None):
+    """One of some strings, or with `other`, its description, a callable."""
+
+    def check(name, value, parameters):
+        if other and callable(value):
+            return
+        if not (isinstance(value, str) and value in choices):
+            listed = ", ".join(repr(choice) for choice in choices)
+            listed += f" or {other}" if other else ""
+            raise ValueError(f"{name}={value!r}; expected one of {listed}.")
+
+    return check
+
+
+def number(kind, least, other=None):
+    """A number of a kind from `least` on, or the value `other`."""
+    article = "an int" if kind is Integral else "a number"
+
+    def check(name, value, parameters):
+        if other is not None and isinstance(value, str) and value == other:
+            return
+        if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
+            ending = "." if other is None else f" or {other!r}."
+            raise ValueError(f"{name}={value!r}; expected {article} >= {least}{ending}")
+
+    return check
+
+
+def none_or(check):
+    """None, or what passes another check."""
+
+    def check_unless_none(name, value, parameters):
+        if value is not None:
+            check(name, value, parameters)
+
+    return check_unless_none
+
+
+# -- checks of single parameters -------------------------------------------------------------------
+
+
+def check_prune_rate(name, value, parameters):
     """A float in [0, 1) or an int >= 0."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
@@ -58,7 +127,7 @@ def check_prune_rate(value):
         )
 
 
-def check_step(value):
+def check_step(name, value, parameters):
     """A float in (0, 1), an int >= 1, or None."""
     if value is None:
         return
@@ -75,7 +144,7 @@ def check_step(value):
         )
 
 
-def check_trust_region(value, step, saliency):
+def check_trust_region(name, value, parameters):
     """None, or a float > 0, which needs a first step and a saliency that predicts the loss."""
     if value is None:
         return
@@ -84,19 +153,20 @@ def check_trust_region(value, step, saliency):
             f"trust_region={value!r}; expected a float > 0, the error of the predicted increase "
             "that is tolerated, as a share of the training loss, or None."
         )
-    if step is None:
+    if parameters["step"] is None:
         raise ValueError(
             f"trust_region={value!r} changes the step from one iteration to the next, and "
             "step=None deletes all at once. Give the first step, for instance step=0.2."
         )
-    if saliency not in LOSSES:
+    if parameters["saliency"] not in LOSSES:
         raise ValueError(
             f"trust_region={value!r} compares the predicted increase of the loss with the actual "
-            f"one, and saliency={saliency!r} predicts none. Use one of {', '.join(LOSSES)}."
+            f"one, and saliency={parameters['saliency']!r} predicts none. Use one of "
+            f"{', '.join(LOSSES)}."
         )
 
 
-def check_sweep(value):
+def check_sweep(name, value, parameters):
     """A bool."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(
@@ -105,45 +175,80 @@ def check_sweep(value):
         )
 
 
-def _check_default_net(p):
-    _choice("activation", p["activation"], ACTIVATIONS)
-    _count("max_epochs", p["max_epochs"], least=0)
-    if p["batch_size"] != "auto":
-        _count("batch_size", p["batch_size"], least=1, other="'auto'")
-    if p["weight_decay"] != "auto":
-        _number("weight_decay", p["weight_decay"], least=0, other="'auto'")
-    rate = p["learning_rate_init"]
-    if not (isinstance(rate, Real) and rate > 0):
-        raise ValueError(f"learning_rate_init={rate!r}; expected a float > 0.")
-    sizes = p["hidden_layer_sizes"]
+def check_validation_fraction(name, value, parameters):
+    """A float in (0, 1)."""
+    if not (isinstance(value, Real) and 0 < value < 1):
+        raise ValueError(
+            f"validation_fraction={value!r}; expected a float in (0, 1), the share of the rows "
+            "that early stopping scores."
+        )
+
+
+def check_scoring(name, value, parameters):
+    """One scorer for the CV classes; the plain ones leave the check to scikit-learn."""
+    if "cv" in parameters and not (value is None or isinstance(value, str) or callable(value)):
+        raise TypeError(
+            f"scoring={value!r} is a {type(value).__name__}; expected one "
+            "scorer: a str, a callable(estimator, X, y), or None."
+        )
+
+
+def check_rule(name, value, parameters):
+    """One of the rules by which a size is chosen."""
+    if value not in RULES:
+        raise ValueError(f"rule={value!r}; expected 'best' or 'one_se'.")
+
+
+def check_learning_rate(name, value, parameters):
+    """A number > 0."""
+    if not (isinstance(value, Real) and value > 0):
+        raise ValueError(f"learning_rate_init={value!r}; expected a float > 0.")
+
+
+def check_hidden_layer_sizes(name, value, parameters):
+    """A sequence of ints >= 1."""
     try:
-        good = all(isinstance(size, Integral) and size >= 1 for size in sizes)
+        good = all(isinstance(size, Integral) and size >= 1 for size in value)
     except TypeError:
         good = False
     if not good:
         raise ValueError(
-            f"hidden_layer_sizes={sizes!r}; expected a sequence of ints >= 1, a hidden layer each, "
-            "for instance (100,)."
+            f"hidden_layer_sizes={value!r}; expected a sequence of ints >= 1, one for each hidden "
+            "layer, for instance (100,)."
         )
 
 
-def _choice(name, value, choices, other=None):
-    if other and callable(value):
-        return
-    if not (isinstance(value, str) and value in choices):
-        listed = ", ".join(repr(choice) for choice in choices) + (f" or {other}" if other else "")
-        raise ValueError(f"{name}={value!r}; expected one of {listed}.")
-
-
-def _count(name, value, least, other=None):
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(
-            f"{name}={value!r}; expected an int >= {least}" + (f" or {other}." if other else ".")
-        )
-
-
-def _number(name, value, least, other=None):
-    if isinstance(value, bool) or not isinstance(value, Real) or not value >= least:
-        raise ValueError(
-            f"{name}={value!r}; expected a number >= {least}" + (f" or {other}." if other else ".")
-        )
+PARAMETERS: dict[str, Parameter] = {
+    "net": Parameter(),
+    "prune_rate": Parameter(check_prune_rate, decides="path"),
+    "step": Parameter(check_step, decides="path"),
+    "n_recomputations": Parameter(number(Integral, 0), decides="networks"),
+    "trust_region": Parameter(check_trust_region, decides="path", classes="plain"),
+    "granularity": Parameter(choice(GRANULARITIES), decides="networks", classes="plain"),
+    "sweep": Parameter(check_sweep, decides="networks", classes="plain"),
+    "cv": Parameter(classes="cv"),
+    "scoring": Parameter(check_scoring),
+    "rule": Parameter(check_rule, classes="cv"),
+    "n_jobs": Parameter(classes="cv"),
+    "saliency": Parameter(choice(NEEDS, "a callable(parameters, curvature)"), decides="networks"),
+    "curvature": Parameter(choice(METHODS), decides="networks"),
+    "prunable": Parameter(),
+    "retrain_epochs": Parameter(number(Integral, 0), decides="networks"),
+    "max_loss_increase": Parameter(none_or(number(Real, 0)), decides="path", classes="plain"),
+    "early_stopping": Parameter(decides="path", classes="plain"),
+    "n_iter_no_change": Parameter(number(Integral, 1), decides="path", classes="plain"),
+    "tol": Parameter(number(Real, 0), decides="path", classes="plain"),
+    "validation_fraction": Parameter(check_validation_fraction, classes="plain"),
+    "class_weight": Parameter(),
+    "hidden_layer_sizes": Parameter(check_hidden_layer_sizes, default_net=True),
+    "activation": Parameter(choice(ACTIVATIONS), default_net=True),
+    "learning_rate_init": Parameter(check_learning_rate, default_net=True),
+    "batch_size": Parameter(number(Integral, 1, "auto"), default_net=True),
+    "max_epochs": Parameter(number(Integral, 0), default_net=True),
+    "weight_decay": Parameter(number(Real, 0, "auto"), default_net=True),
+    "keep_path": Parameter(choice(("all", "last"))),
+    "memory": Parameter(),
+    "warm_start": Parameter(classes="plain"),
+    "random_state": Parameter(),
+    "verbose": Parameter(),
+}

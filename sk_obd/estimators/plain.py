@@ -1,41 +1,32 @@
 """OBDClassifier and OBDRegressor, and their function form, obd_path."""
 
-import numpy as np
-import torch
-from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils import column_or_1d
-from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 
-from ..training.nets import class_targets, value_targets
-from .base import BaseOBD
-from .docstrings import ATTRIBUTES, PARAMETERS
-
-CLASS_WEIGHT = """
-    class_weight : dict, "balanced" or None, default=None
-        Weights of classes by label, multiplied into ``sample_weight``."""
+from .base import PlainOBD
+from .docstrings import documented
+from .fitted import FittedClassifier, FittedRegressor
 
 
-class OBDClassifier(ClassifierMixin, BaseOBD):
-    __doc__ = f"""A neural network classifier, pruned by Optimal Brain Damage.
+@documented
+class OBDClassifier(FittedClassifier, PlainOBD):
+    """A neural network classifier, pruned by Optimal Brain Damage.
 
     Trains the network, computes the second derivative h_kk of the loss for every parameter u_k,
     deletes the parameters of lowest saliency
 
-    .. math:: s_k = h_{{kk}} u_k^2 / 2
+    .. math:: s_k = h_{kk} u_k^2 / 2
 
     (set to zero and held there), retrains, and iterates.
-    {
-        PARAMETERS.format(
-            stratified=", stratified",
-            class_weight=CLASS_WEIGHT,
-        )
-    }
+
+    Parameters
+    ----------
+    {parameters}
+
     Attributes
     ----------
-    classes_ : array of shape (n_classes,){ATTRIBUTES}
+    classes_ : array of shape (n_classes,)
+    {attributes}
+
     See Also
     --------
     OBDRegressor : The same for values.
@@ -58,9 +49,6 @@ class OBDClassifier(ClassifierMixin, BaseOBD):
     >>> clf.at(prune_rate=0.5).n_params_
     411
     """
-
-    _kind = "classifier"
-    _classes = None  # all classes, where y may lack some (a fold's rows); None: those of y
 
     def __init__(
         self,
@@ -127,110 +115,28 @@ class OBDClassifier(ClassifierMixin, BaseOBD):
         )
         self.class_weight = class_weight
 
-    def _check_y(self, y):
-        check_classification_targets(y)
-        return column_or_1d(y, warn=True)
 
-    def _n_outputs(self):
-        return len(self.classes_)
-
-    def _learn_targets(self, y, y_train, sample_weight, resume):
-        classes = np.unique(y)
-        if resume and not np.isin(classes, self.classes_).all():
-            unknown = np.setdiff1d(classes, self.classes_)
-            raise ValueError(
-                f"warm_start=True goes on from a fit to classes {self.classes_}, and y contains "
-                f"{unknown} as well. Fit anew with warm_start=False."
-            )
-        if not resume:
-            self.classes_ = classes if self._classes is None else self._classes
-        weights = sample_weight
-        if self.class_weight is not None:
-            balance = compute_sample_weight(self.class_weight, y_train)
-            weights = balance if weights is None else balance * weights
-        present = np.unique(y_train if weights is None else y_train[weights > 0])
-        if len(present) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs rows of at least two classes (with positive weight) "
-                f"to learn from; found one class: {present[0]!r}."
-            )
-        return weights
-
-    def _encode(self, y):
-        return torch.from_numpy(np.searchsorted(self.classes_, y))
-
-    def _some_targets(self):
-        return np.array([0, len(self.classes_) - 1])
-
-    def _learnt_of_targets(self):
-        return {"classes": self.classes_}
-
-    def _restore_targets(self, learnt):
-        self.classes_ = learnt["classes"]
-
-    def _shape_targets(self, net, output, y):
-        return class_targets(net, output, y, len(self.classes_))
-
-    def predict(self, X):
-        """Class labels.
-
-        Parameters
-        ----------
-        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-        """
-        # A binary net has a threshold of its own.
-        binary = isinstance(getattr(self, "net_", None), NeuralNetBinaryClassifier)
-        codes = self._forward("predict", X) if binary else self.predict_proba(X).argmax(axis=1)
-        return self.classes_[codes.astype(np.intp)]
-
-    def predict_proba(self, X):
-        """Class probabilities, columns ordered as ``classes_``.
-
-        The net's ``predict_nonlinearity`` makes probabilities of what its module returns.
-
-        Parameters
-        ----------
-        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        return self._forward("predict_proba", X)
-
-    def predict_log_proba(self, X):
-        """Logarithm of :meth:`predict_proba`; -inf where a probability is 0.
-
-        Parameters
-        ----------
-        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        with np.errstate(divide="ignore"):
-            return np.log(self.predict_proba(X))
-
-
-class OBDRegressor(RegressorMixin, BaseOBD):
-    __doc__ = f"""A neural network regressor, pruned by Optimal Brain Damage.
+@documented
+class OBDRegressor(FittedRegressor, PlainOBD):
+    """A neural network regressor, pruned by Optimal Brain Damage.
 
     Trains the network, computes the second derivative h_kk of the loss for every parameter u_k,
     deletes the parameters of lowest saliency
 
-    .. math:: s_k = h_{{kk}} u_k^2 / 2
+    .. math:: s_k = h_{kk} u_k^2 / 2
 
     (set to zero and held there), retrains, and iterates. The default net is trained on y
     standardised, so that the path's losses are shares of its variance; a net of your own is
     trained on y as it is.
-    {PARAMETERS.format(stratified="", class_weight="")}
+
+    Parameters
+    ----------
+    {parameters}
+
     Attributes
-    ----------{ATTRIBUTES}
+    ----------
+    {attributes}
+
     See Also
     --------
     OBDClassifier : The same for classes.
@@ -251,69 +157,6 @@ class OBDRegressor(RegressorMixin, BaseOBD):
     >>> reg.score(X, y) > 0.45
     True
     """
-
-    _kind = "regressor"
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
-    def _check_y(self, y):
-        y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y", estimator=self)
-        if y.ndim > 2 or y.ndim == 0:
-            raise ValueError(f"y has {y.ndim} dimensions; expected (n,) or (n, n_outputs).")
-        return y.astype(np.float64, copy=False)
-
-    def _n_outputs(self):
-        return self._y_mean.size
-
-    def _learn_targets(self, y, y_train, sample_weight, resume):
-        if resume:
-            if y.shape[1:] != self._y_mean.shape:
-                raise ValueError(
-                    f"warm_start=True goes on from a fit to y of shape (n, *{self._y_mean.shape}), "
-                    f"and y has shape {y.shape}. Fit anew with warm_start=False."
-                )
-            return sample_weight
-        self._y_mean, self._y_scale = np.zeros(y.shape[1:]), np.ones(y.shape[1:])
-        if self.net is None:
-            # A user's net is trained on y as it is: its criterion and scale are the user's.
-            self._y_mean = np.asarray(np.average(y_train, axis=0, weights=sample_weight))
-            spread = np.average((y_train - self._y_mean) ** 2, axis=0, weights=sample_weight)
-            self._y_scale = np.where(spread > 0, np.sqrt(spread), 1.0)
-        return sample_weight
-
-    def _encode(self, y):
-        return torch.from_numpy((y - self._y_mean) / self._y_scale)
-
-    def _some_targets(self):
-        return np.zeros((2, *self._y_mean.shape))
-
-    def _learnt_of_targets(self):
-        return {"mean": np.asarray(self._y_mean), "scale": np.asarray(self._y_scale)}
-
-    def _restore_targets(self, learnt):
-        self._y_mean, self._y_scale = learnt["mean"], learnt["scale"]
-
-    def _shape_targets(self, net, output, y):
-        return value_targets(net, output, y)
-
-    def predict(self, X):
-        """Predicted values.
-
-        Parameters
-        ----------
-        X : {array-like, CSR matrix} of shape (n_samples, n_features) or (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            As many dimensions as the y of fit.
-        """
-        y = self._forward("predict", X)
-        y = y.reshape(len(y), *self._y_mean.shape)
-        return y * self._y_scale + self._y_mean
 
 
 def obd_path(

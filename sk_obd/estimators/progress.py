@@ -1,15 +1,80 @@
-"""Callbacks of scikit-learn (``sklearn.callback``, experimental in 1.9) told of each iteration.
+"""Who is told of a fit while it runs: callbacks of scikit-learn, the user's scorer, the screen.
 
-All that depends on that experimental interface is here: ``set_callbacks(ProgressBar())`` on an
-estimator, or on a search around it, shows the iterations; a callback whose ``on_fit_task_end``
-returns True ends them.
+All that depends on ``sklearn.callback`` (experimental in 1.9) is here:
+``set_callbacks(ProgressBar())`` on an estimator, or on a search around it, shows the iterations; a
+callback whose ``on_fit_task_end`` returns True ends them.
 """
 
 from contextlib import contextmanager
 
+import numpy as np
 from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.metrics import check_scoring
 
-__all__ = ["CallbackSupportMixin", "FitTasks", "SearchTasks", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "FitObserver", "FitTasks", "SearchTasks", "with_callbacks"]
+
+
+class FitObserver:
+    """What the recipe tells of every iteration (see :class:`sk_obd.pruning.recipe.Observer`).
+
+    Parameters
+    ----------
+    estimator : estimator
+        Whose fit it is: its callbacks are told, and its `verbose` and `scoring` count.
+    draft : estimator
+        The copy that the fit works on. The scorer looks at it, with the network as it is.
+    run : Run
+    scored : dict
+        ``{"train": (X, y, metadata), "validation": ...}``; the second may be missing.
+    n_iterations : int or None
+        How many are to come; None where that is not known beforehand.
+    """
+
+    def __init__(self, estimator, draft, run, scored, n_iterations):
+        self.draft = draft
+        self.path = run.path
+        self.scored = scored
+        self.name = type(estimator).__name__ if estimator.verbose else None
+        self.scorer = check_scoring(draft, scoring=estimator.scoring)
+        self.tasks = FitTasks(estimator, n_iterations, self.learnt, *scored["train"])
+
+    def begin_iteration(self):
+        """Tell the callbacks."""
+        self.tasks.begin_iteration()
+
+    def scores(self):
+        """Scores of the network as it is; NaN where there are no rows for one."""
+        found = {"train_score": np.nan, "validation_score": np.nan}
+        for part, (X, y, metadata) in self.scored.items():
+            found[f"{part}_score"] = float(self.scorer(self.draft, X, y, **metadata))
+        return found
+
+    def end_iteration(self, path):
+        """Print the row, tell the callbacks; whether one of them asks to stop."""
+        if self.name:
+            print(line_of(self.name, path), flush=True)
+        return self.tasks.end_iteration()
+
+    def end(self):
+        """The fit is over."""
+        self.tasks.end()
+
+    def learnt(self):
+        """What the estimator would have learnt if fit ended now."""
+        return self.draft._at_row(self.path.kept, self.path)._learnt()
+
+
+def line_of(name, path):
+    """The last row of a path as a line to print."""
+    row, dense = path[-1], path[0]["n_params"]
+    validation = row["validation_score"]
+    return (
+        f"[{name}] iteration {len(path) - 1}: {row['n_params']} of {dense} parameters "
+        f"({row['n_params'] / dense:.1%}), loss {row['loss']:.4g}, "
+        f"train score {row['train_score']:.4f}"
+        + ("" if np.isnan(validation) else f", validation score {validation:.4f}")
+        + f", {row['n_epochs']} epochs, {row['fit_time']:.1f} s"
+    )
 
 
 class FitTasks:
@@ -18,8 +83,8 @@ class FitTasks:
     Parameters
     ----------
     estimator : CallbackSupportMixin
-        The name of its method that starts all this begins with an underscore, but is the
-        documented one for estimators of other packages.
+        Its ``_init_callback_context`` is, despite the underscore, the method documented for
+        estimators of other packages.
     n_iterations : int or None
         How many are to come; None where that is not known beforehand.
     fitted_attributes : callable
@@ -50,7 +115,7 @@ class FitTasks:
 
 
 class SearchTasks:
-    """The tasks of a cross-validated fit: a fold each, and the final fit.
+    """The tasks of a cross-validated fit: one for each fold, and the final fit.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ other modules writes that program in a form of its own and checks it against the
 
 from .numpy_file import to_numpy
 from .onnx_file import to_onnx
+from .program import Source
 from .torch_file import to_torch
 
-__all__ = ["to_numpy", "to_onnx", "to_torch"]
+__all__ = ["Source", "to_numpy", "to_onnx", "to_torch"]

@@ -46,18 +46,18 @@ def unpack(dtype, shape, values, alive=None):
 '''
 
 
-def to_numpy(estimator, path, X=None):
-    """Write the predictor as a NumPy program (see ``BaseOBD.to_numpy``)."""
-    source = numpy_source(estimator)
+def to_numpy(source, path):
+    """Write the predictor as a NumPy program (see ``FittedMixin.to_numpy``)."""
+    text = numpy_source(source)
     namespace = {"__name__": "exported"}
-    exec(compile(source, str(path), "exec"), namespace)
+    exec(compile(text, str(path), "exec"), namespace)
     predict, proba = namespace["predict"], namespace.get("predict_proba")
     run = predict if proba is None else lambda rows: (predict(rows), proba(rows))
-    check_program(estimator, run, X, "The NumPy program")
-    write_whole(path, source.encode())
+    check_program(source, run, "The NumPy program")
+    write_whole(path, text.encode())
 
 
-def numpy_source(estimator):
+def numpy_source(source):
     """The text of the program.
 
     Raises
@@ -65,17 +65,15 @@ def numpy_source(estimator):
     ValueError
         For an operation that has no counterpart in `operations`, naming the layer.
     """
-    program = export_program(estimator)
-    about = [_header(estimator), IMPORTS, f"ROW_SHAPE = {tuple(estimator._row_shape)}"]
-    classifies = estimator._kind == "classifier"
-    if classifies:
-        classes = estimator.classes_
+    program = export_program(source)
+    about = [_header(source), IMPORTS, f"ROW_SHAPE = {tuple(source.rows.shape)}"]
+    if source.classifies:
+        classes = source.classes
         dtype = "object" if classes.dtype == object else f'"{classes.dtype.str}"'
         about.append(f"CLASSES = np.array({classes.tolist()!r}, dtype={dtype})")
     functions, weights = _network(program)
-    return _joined(
-        ["\n".join(about), *_predict(classifies), _rows_function(estimator), *functions, weights]
-    )
+    own = ["\n".join(about), *_predict(source.classifies), _rows_function(source.rows)]
+    return _joined([*own, *functions, weights])
 
 
 def source_of(program):
@@ -88,26 +86,26 @@ def _joined(sections):
     return "\n\n\n".join(section.strip("\n") for section in sections) + "\n"
 
 
-def _header(estimator):
-    kind = "classes" if estimator._kind == "classifier" else "values"
+def _header(source):
+    kind = "classes" if source.classifies else "values"
     call = "predict(X) and predict_proba(X)" if kind == "classes" else "predict(X)"
-    shape = ", ".join(["n", *map(str, estimator._row_shape)])
+    shape = ", ".join(["n", *map(str, source.rows.shape)])
     release = version("sk_obd")
     return (
         f'"""A network that predicts {kind}, in NumPy alone; written by sk_obd {release}.\n\n'
         f"{call} take X of shape ({shape}), any number n of rows, as\n"
-        f"{estimator._row_dtype}. Of {estimator.path_[0]['n_params']} parameters "
-        f"{estimator.n_params_} were left after pruning.\n"
+        f"{source.rows.dtype}. Of {source.estimator.path_[0]['n_params']} parameters "
+        f"{source.estimator.n_params_} were left after pruning.\n"
         '"""\n'
     )
 
 
-def _rows_function(estimator):
+def _rows_function(rows):
     return f'''
 def rows(X):
     """X in the shape and type of the network's input."""
-    X = np.asarray(X, dtype=np.{estimator._row_dtype})
-    if X.shape[1:] != ROW_SHAPE or X.ndim != {len(estimator._row_shape) + 1}:
+    X = np.asarray(X, dtype=np.{rows.dtype})
+    if X.shape[1:] != ROW_SHAPE or X.ndim != {len(rows.shape) + 1}:
         raise ValueError(f"X has shape {{X.shape}}; expected (n, *{{ROW_SHAPE}})")
     return X
 '''

@@ -9,11 +9,10 @@ from .files import require, write_whole
 from .program import check_program, export_program
 
 
-def to_onnx(estimator, path, X=None):
-    """Write the predictor as an ONNX file (see ``BaseOBD.to_onnx``)."""
+def to_onnx(source, path):
+    """Write the predictor as an ONNX file (see ``FittedMixin.to_onnx``)."""
     require("onnx", "onnxscript", "onnxruntime", task="to_onnx")
-    program = export_program(estimator)
-    classifies = estimator._kind == "classifier"
+    program = export_program(source)
     try:
         with warnings.catch_warnings():
             # Of the exporter's own making.
@@ -23,18 +22,18 @@ def to_onnx(estimator, path, X=None):
                 dynamo=True,
                 verbose=False,
                 input_names=["X"],
-                output_names=["code", "probabilities"] if classifies else ["variable"],
+                output_names=["code", "probabilities"] if source.classifies else ["variable"],
             ).model_proto
     except Exception as error:
         # Whatever has no counterpart in ONNX.
         raise ValueError(
-            f"torch.onnx cannot write the module {type(estimator.net_.module_).__name__}: "
+            f"torch.onnx cannot write the module {type(source.net.module_).__name__}: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
-    if classifies:
-        _label(model, estimator.classes_)
+    if source.classifies:
+        _label(model, source.classes)
     data = model.SerializeToString()
-    check_program(estimator, _runner(data, estimator), X, "onnxruntime")
+    check_program(source, _runner(data, source), "onnxruntime")
     write_whole(path, data)
 
 
@@ -58,7 +57,7 @@ def _label(model, classes):
     graph.output.extend([label, outputs["probabilities"]])
 
 
-def _runner(data, estimator):
+def _runner(data, source):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -76,9 +75,9 @@ def _runner(data, estimator):
 
     def run(rows):
         found = session.run(None, {"X": rows})
-        if estimator._kind == "regressor":
+        if not source.classifies:
             return found[0]
         labels = np.asarray(found[0])
-        return labels.astype(estimator.classes_.dtype), found[1]
+        return labels.astype(source.classes.dtype), found[1]
 
     return run

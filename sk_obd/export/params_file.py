@@ -9,13 +9,17 @@ import json
 import math
 import os
 import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from skorch import NeuralNet
 
 from ..pruning.path import COLUMNS, PruningPath
-from ..pruning.snapshot import Network
+from ..pruning.snapshot import Snapshot
 from ..training.masks import prunable_names
+from ..training.probes import RowsSeen
 from .files import require, write_whole
 
 #: Raised when the layout changes; a newer file is refused.
@@ -23,10 +27,31 @@ FORMAT = 1
 KEY = "sk_obd"
 
 
-def save(estimator, path):
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds, put together."""
+
+    net: NeuralNet
+    rows: RowsSeen
+    targets: object
+    path: PruningPath
+    #: ``n_features_in_``, and ``feature_names_in_`` where X had names.
+    features: dict
+
+
+def save(path, fitted, pruning, features):
     """Write the network kept, and all that predicting needs, to a file.
 
     The file is complete or not there: it is written beside its place and then moved.
+
+    Parameters
+    ----------
+    path : str or path
+    fitted : Fitted
+        The net, what was seen of the rows, what was learnt of the targets.
+    pruning : PruningPath
+    features : dict
+        ``n_features_in_``, and ``feature_names_in_`` where X had names.
 
     Raises
     ------
@@ -38,7 +63,6 @@ def save(estimator, path):
     require("safetensors", task="save_params")
     import safetensors.torch
 
-    pruning = estimator.path_
     if pruning.kept not in pruning.networks:
         raise ValueError(
             "This estimator was made smaller by compact(), and a file of it could not be loaded "
@@ -46,18 +70,18 @@ def save(estimator, path):
             "compact it."
         )
     masks = pruning.masks(pruning.kept)
-    network = Network.of(estimator.net_.module_, masks)
+    network = Snapshot.of(fitted.net.module_, masks)
     tensors = {}
     for name, alive in network.parameters.items():
         tensors[f"alive/{name}"] = alive
         tensors[f"mask/{name}"] = pack(masks[name])
     tensors |= {f"buffer/{name}": b.contiguous() for name, b in network.buffers.items()}
-    learnt = estimator._learnt_of_targets()
-    classes = learnt.pop("classes", None)
-    tensors |= {f"target/{name}": torch.from_numpy(value) for name, value in learnt.items()}
+    learnt, arrays = fitted.targets.to_file()
+    tensors |= {f"target/{name}": torch.from_numpy(value) for name, value in arrays.items()}
+    rows = asdict(fitted.rows)
     header = {
         "format": FORMAT,
-        "kind": estimator._kind,
+        "kind": fitted.targets.kind,
         "parameters": {
             name: [list(mask.shape), str(network.parameters[name].dtype)]
             for name, mask in masks.items()
@@ -66,19 +90,31 @@ def save(estimator, path):
         "kept": pruning.kept,
         "rows": [[none_for_nan(row[column]) for column in COLUMNS] for row in pruning.rows],
         "columns": COLUMNS,
-        "classes": None if classes is None else as_json(classes),
-        "n_features_in": estimator.n_features_in_,
-        "feature_names_in": list(getattr(estimator, "feature_names_in_", [])) or None,
-        "row_shape": list(estimator._row_shape),
-        "row_dtype": estimator._row_dtype,
-        "readers": estimator._readers,
-        "single_thread": estimator._single_thread,
+        **learnt,
+        "n_features_in": features["n_features_in_"],
+        "feature_names_in": list(features.get("feature_names_in_", [])) or None,
+        "row_shape": list(rows["shape"]),
+        "row_dtype": rows["dtype"],
+        "readers": rows["readers"],
+        "single_thread": rows["single_thread"],
     }
     write_whole(path, safetensors.torch.save(tensors, {KEY: json.dumps(header)}))
 
 
-def load(estimator, path):
-    """Make `estimator` fitted by a file that :func:`save` wrote.
+def load(path, targets_class: type, start_net: Callable, *, owner, default_net) -> Contents:
+    """Read a file that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+    targets_class : type
+        ClassTargets or ValueTargets: what the estimator that loads takes.
+    start_net : callable
+        ``start_net(rows, targets)`` is the estimator's net, started.
+    owner : str
+        Name of the estimator's class, for messages.
+    default_net : bool
+        Whether that is the default network.
 
     Raises
     ------
@@ -86,39 +122,43 @@ def load(estimator, path):
         Without safetensors.
     ValueError
         If the file is damaged, from elsewhere, or of another network; the message says what
-        differs, and the estimator is left as it was.
+        differs.
     """
     header, tensors = read(path)
     try:
-        check_header(header, estimator, path)
-        fitted = type(estimator)(**estimator.get_params(deep=False))
-        fitted.n_features_in_ = header["n_features_in"]
+        check_header(header, targets_class.kind, owner, path)
+        features = {"n_features_in_": header["n_features_in"]}
         if header["feature_names_in"] is not None:
-            fitted.feature_names_in_ = np.array(header["feature_names_in"], dtype=object)
-        fitted._row_shape, fitted._row_dtype = tuple(header["row_shape"]), header["row_dtype"]
-        fitted._restore_targets(targets_of(header, tensors))
-        if estimator.net is None:
+            features["feature_names_in_"] = np.array(header["feature_names_in"], dtype=object)
+        rows = RowsSeen(
+            tuple(header["row_shape"]),
+            header["row_dtype"],
+            header["readers"],
+            header["single_thread"],
+        )
+        arrays = {
+            name.removeprefix("target/"): tensor.numpy()
+            for name, tensor in tensors.items()
+            if name.startswith("target/")
+        }
+        targets = targets_class.from_file(header, arrays)
+        if default_net:
             check_width(header, tensors, path)
-        net = fitted._net_for_loading()
-        check_parameters(header["parameters"], net.module_, path)
+        net = start_net(rows, targets)
+        check_same_parameters(header["parameters"], net.module_, path)
         masks = {
             name: unpack(tensors[f"mask/{name}"], p.shape)
             for name, p in net.module_.named_parameters()
         }
-        network = network_of(tensors, net.module_, masks)
+        network = snapshot_of(tensors, net.module_, masks)
         pruning = path_of(header, net.module_, masks, network)
     except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
-    fitted._readers, fitted._single_thread = header["readers"], header["single_thread"]
-    fitted._settle(net, pruning)
-    # Which parameter went when is not in the file.
-    del fitted.ranking_
-    vars(estimator).clear()
-    vars(estimator).update(vars(fitted))
+    return Contents(net, rows, targets, pruning, features)
 
 
 def damaged(path, what):
-    return ValueError(f"{os.fspath(path)!r} is no file of save_params, or is damaged: {what}.")
+    return ValueError(f"{os.fspath(path)!r} is not a file of save_params, or is damaged: {what}.")
 
 
 def read(path):
@@ -143,7 +183,7 @@ def read(path):
     return header, tensors
 
 
-def check_header(header, estimator, path):
+def check_header(header, kind, owner, path):
     """Version, kind, and that every number is one that can be."""
     if not isinstance(header.get("format"), int):
         raise damaged(path, f"its format is {header.get('format')!r}")
@@ -152,11 +192,8 @@ def check_header(header, estimator, path):
             f"{os.fspath(path)!r} has format {header['format']}; this version of sk_obd reads up "
             f"to {FORMAT}. Install a newer one."
         )
-    if header["kind"] != estimator._kind:
-        raise ValueError(
-            f"{os.fspath(path)!r} holds a {header['kind']}, and {type(estimator).__name__} is a "
-            f"{estimator._kind}."
-        )
+    if header["kind"] != kind:
+        raise ValueError(f"{os.fspath(path)!r} holds a {header['kind']}, and {owner} is a {kind}.")
     rows, kept, n_features = header["rows"], header["kept"], header["n_features_in"]
     if not (type(n_features) is int and 0 < n_features < 2**31):
         raise damaged(path, f"n_features_in is {n_features!r}")
@@ -172,7 +209,7 @@ def check_header(header, estimator, path):
         raise damaged(path, "the table of the path has other columns")
     numbers = all(type(cell) in (int, float, type(None)) for row in rows for cell in row)
     if not numbers or not (type(kept) is int and 0 <= kept < len(rows)):
-        raise damaged(path, f"the table of the path holds no numbers, or has no row {kept!r}")
+        raise damaged(path, f"the table of the path is not of numbers, or lacks row {kept!r}")
     if type(header["single_thread"]) is not bool:
         raise damaged(path, f"single_thread is {header['single_thread']!r}")
     readers = header["readers"]
@@ -194,7 +231,7 @@ def check_width(header, tensors, path):
         raise damaged(path, f"{first!r} reads {shape[1]} of {header['n_features_in']} features")
 
 
-def check_parameters(found, module, path):
+def check_same_parameters(found, module, path):
     """The same parameters, in name, shape and type."""
     expected = {n: [list(p.shape), str(p.dtype)] for n, p in module.named_parameters()}
     for name in [*expected, *found]:
@@ -207,20 +244,7 @@ def check_parameters(found, module, path):
             )
 
 
-def targets_of(header, tensors):
-    """What was learnt of the targets, as ``_learnt_of_targets`` of the estimators gives it."""
-    if header["kind"] == "classifier":
-        return {"classes": from_json(header["classes"])}
-    learnt = {name: tensors[f"target/{name}"].numpy() for name in ("mean", "scale")}
-    mean, scale = learnt["mean"], learnt["scale"]
-    if mean.shape != scale.shape or mean.ndim > 1 or mean.dtype != np.float64:
-        raise ValueError("The file's mean and scale of y do not fit each other: it is damaged.")
-    if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
-        raise ValueError("The file's mean or scale of y is not finite, or no scale: it is damaged.")
-    return learnt
-
-
-def network_of(tensors, module, masks):
+def snapshot_of(tensors, module, masks):
     """The values alive and the buffers, checked against the module and the masks."""
     parameters, buffers = {}, {}
     for name, p in module.named_parameters():
@@ -243,27 +267,23 @@ def network_of(tensors, module, masks):
     expected |= {f"buffer/{name}" for name in buffers}
     extra = sorted(name for name in set(tensors) - expected if not name.startswith("target/"))
     if extra:
-        raise ValueError(f"The file has {extra[0]!r}, which the network has not.")
-    return Network(parameters, buffers)
+        raise ValueError(f"The file has {extra[0]!r}, which the network does not have.")
+    return Snapshot(parameters, buffers)
 
 
 def path_of(header, module, masks, network):
     """The path with its table and the one network."""
-    pruning = PruningPath(module, prunable_of(header["prunable"], module))
-    pruning.rows = [
-        {
-            column: math.nan if cell is None else cell
-            for column, cell in zip(COLUMNS, row, strict=True)
-        }
-        for row in header["rows"]
-    ]
-    pruning.kept = kept = header["kept"]
-    pruning.networks = {kept: network}
     for name, mask in masks.items():
-        if kept == 0 and not bool(mask.all()):
+        if header["kept"] == 0 and not bool(mask.all()):
             raise ValueError(f"The file has parameters of {name!r} deleted in a dense network.")
-        pruning.deleted_at[name][~mask] = kept
-    return pruning
+    return PruningPath.restored(
+        module,
+        prunable_of(header["prunable"], module),
+        rows=[[math.nan if cell is None else cell for cell in row] for row in header["rows"]],
+        kept=header["kept"],
+        masks=masks,
+        network=network,
+    )
 
 
 def prunable_of(names, module):
@@ -292,29 +312,6 @@ def unpack(packed, shape):
     return torch.from_numpy(flat).reshape(shape)
 
 
-def as_json(classes):
-    """Class labels as JSON."""
-    values = classes.tolist()
-    if classes.dtype.kind not in "biufU" and not all(type(value) is str for value in values):
-        raise ValueError(
-            f"classes_ are of type {classes.dtype}; save_params keeps numbers, bools and text. "
-            "Encode y (sklearn.preprocessing.LabelEncoder) before fit."
-        )
-    return {"dtype": classes.dtype.str, "values": values}
-
-
-def from_json(classes):
-    """Class labels from JSON, of their type."""
-    dtype = np.dtype(classes["dtype"])
-    if dtype.kind not in "biufUO":
-        raise ValueError(f"The file's classes are of type {dtype}; expected numbers or text.")
-    values = np.array(classes["values"], dtype=dtype)
-    if values.ndim != 1 or len(np.unique(values)) != len(values) or len(values) < 2:
-        raise ValueError("The file's classes are not two or more different labels.")
-    if dtype.kind == "O" and not all(type(value) is str for value in values):
-        raise ValueError("The file's classes are not text.")
-    return values
-
-
 def none_for_nan(value):
+    """JSON has no NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -2,45 +2,74 @@
 
 import copy
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import sparse
-from sklearn.utils.validation import check_is_fitted
-from skorch import NeuralNetBinaryClassifier
+from sklearn.base import BaseEstimator
+from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch import nn
 
 from ..compact.select import with_all_columns
+from ..training.probes import RowsSeen, first_output
 
-#: Made-up rows on which a program is checked.
-N_ROWS = 5
+#: Rows with which a network is traced; the program takes any number.
+N_TRACED_ROWS = 5
 
 
-class Predictor(nn.Module):
+@dataclass(frozen=True)
+class Source:
+    """A fitted estimator as the exports see it."""
+
+    estimator: BaseEstimator
+    #: What fit saw of the rows.
+    rows: RowsSeen
+    #: What fit learnt of y: a ClassTargets or ValueTargets.
+    targets: object
+    #: Rows on which a program is compared with the estimator, as the module takes them.
+    compared: np.ndarray
+
+    @property
+    def net(self) -> NeuralNet:
+        """The trained net."""
+        return self.estimator.net_
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it predicts classes, and not values."""
+        return self.targets.kind == "classifier"
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The class labels; None for values."""
+        return self.targets.classes if self.classifies else None
+
+
+class ExportedPredictor(nn.Module):
     """From X to predictions, as one module.
 
     A classifier's gives (codes, probabilities), the codes indices into ``classes_``; a
     regressor's gives the values, with the scaling of y undone, in float64 as ``predict`` does.
     """
 
-    def __init__(self, estimator):
+    def __init__(self, source: Source):
         super().__init__()
-        net = estimator.net_
-        self.module = with_all_columns(copy.deepcopy(net.module_).cpu(), estimator._row_shape[0])
+        net = source.net
+        self.module = with_all_columns(copy.deepcopy(net.module_).cpu(), source.rows.shape[0])
         # Private in skorch, which has no public name for what "auto" stands for.
         self.nonlinearity = net._get_predict_nonlinearity()
-        self.classifies = estimator._kind == "classifier"
+        self.classifies = source.classifies
         if self.classifies:
             binary = isinstance(net, NeuralNetBinaryClassifier)
             self.threshold = net.threshold if binary else None
         else:
-            self.register_buffer("scale", torch.from_numpy(np.array(estimator._y_scale)))
-            self.register_buffer("mean", torch.from_numpy(np.array(estimator._y_mean)))
+            self.register_buffer("scale", torch.from_numpy(np.array(source.targets.scale)))
+            self.register_buffer("mean", torch.from_numpy(np.array(source.targets.mean)))
         self.eval()
 
     def forward(self, X):
-        output = self.module(X)
-        output = output[0] if isinstance(output, tuple) else output
+        output = first_output(self.module(X))
         if self.classifies and self.threshold is not None:
             # As skorch's binary net does.
             output = output.reshape(-1)
@@ -53,7 +82,7 @@ class Predictor(nn.Module):
         return (output[:, 1] > self.threshold).to(torch.int64), output
 
 
-def export_program(estimator):
+def export_program(source: Source) -> torch.export.ExportedProgram:
     """The predictor as a program for any number of rows.
 
     Raises
@@ -61,9 +90,8 @@ def export_program(estimator):
     ValueError
         If torch cannot export the network.
     """
-    check_is_fitted(estimator, "net_")
-    predictor = Predictor(estimator)
-    rows = made_up_rows(estimator)
+    predictor = ExportedPredictor(source)
+    rows = source.rows.made_up(source.net.module_, N_TRACED_ROWS)
     try:
         with warnings.catch_warnings():
             # Of layers that keep views of their weights, such as LSTM.
@@ -77,37 +105,20 @@ def export_program(estimator):
     except Exception as error:
         # Whatever a user's forward does that torch cannot follow.
         raise ValueError(
-            f"torch.export cannot follow the module {type(estimator.net_.module_).__name__}: "
-            f"{str(error).strip().splitlines()[0]} Its forward may depend on X's values or on a "
-            "number of rows by operations on tensors alone."
+            f"torch.export cannot follow the module {type(source.net.module_).__name__}: "
+            f"{str(error).strip().splitlines()[0]} Its forward must not branch in Python on X's "
+            "values or number of rows."
         ) from error
 
 
-def made_up_rows(estimator, seed=0):
-    """Rows of the shape and type that fit saw; indices are in the range of every Embedding."""
-    rng = np.random.default_rng(seed)
-    shape = (N_ROWS, *estimator._row_shape)
-    dtype = getattr(torch, estimator._row_dtype)
-    if not dtype.is_floating_point:
-        sizes = [
-            layer.num_embeddings
-            for layer in estimator.net_.module_.modules()
-            if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
-        ]
-        return torch.from_numpy(rng.integers(min(sizes, default=2), size=shape)).to(dtype)
-    return torch.from_numpy(rng.standard_normal(shape)).to(dtype)
-
-
-def check_program(estimator, run, X, what):
+def check_program(source: Source, run: Callable, what: str) -> None:
     """Compare what a program predicts with the estimator.
 
     Parameters
     ----------
-    estimator : fitted
+    source : Source
     run : callable
         ``run(X) -> (labels, probabilities)``, or values.
-    X : array-like or None
-        None: made-up rows.
     what : str
         What the program is called in the message.
 
@@ -116,20 +127,18 @@ def check_program(estimator, run, X, what):
     ValueError
         If any prediction differs.
     """
-    rows = made_up_rows(estimator).numpy() if X is None else X
+    estimator, X, dtype = source.estimator, source.compared, source.rows.dtype
     with warnings.catch_warnings():
-        # Made-up rows have no column names.
+        # The rows are an array, whatever X was in fit.
         warnings.filterwarnings("ignore", message="X does not have valid feature names")
-        rows = estimator._check_X(rows)
-        rows = rows.toarray() if sparse.issparse(rows) else rows.numpy()
-        for n in (1, len(rows)):
-            found = run(rows[:n])
-            if estimator._kind == "regressor":
-                _compare(found, estimator.predict(rows[:n]), estimator._row_dtype, what)
+        for n in (1, len(X)):
+            found = run(X[:n])
+            if not source.classifies:
+                _compare(found, estimator.predict(X[:n]), dtype, what)
                 continue
-            proba = estimator.predict_proba(rows[:n])
-            _compare(found[1], proba, estimator._row_dtype, what)
-            _compare_labels(estimator, found[0], rows[:n], proba, what)
+            proba = estimator.predict_proba(X[:n])
+            _compare(found[1], proba, dtype, what)
+            _compare_labels(estimator, found[0], X[:n], proba, what)
 
 
 def _compare(found, expected, row_dtype, what):

@@ -9,10 +9,10 @@ from .files import write_whole
 from .program import check_program, export_program
 
 
-def to_torch(estimator, path, X=None):
-    """Save the predictor as a program of torch (see ``BaseOBD.to_torch``)."""
-    program = export_program(estimator)
-    classes = getattr(estimator, "classes_", None)
+def to_torch(source, path):
+    """Save the predictor as a program of torch (see ``FittedMixin.to_torch``)."""
+    program = export_program(source)
+    classes = source.classes
     about = {"classes": None if classes is None else classes.tolist()}
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"sk_obd.json": json.dumps(about, default=str)})
@@ -26,5 +26,5 @@ def to_torch(estimator, path, X=None):
             return found.numpy()
         return classes[found[0].numpy()], found[1].numpy()
 
-    check_program(estimator, run, X, "The program of torch.export")
+    check_program(source, run, "The program of torch.export")
     write_whole(path, file.getvalue())

@@ -1,8 +1,12 @@
 """Iterations kept on disk: what was trained once, in whatever run, is not trained again.
 
 The key of an iteration says all it depends on: the data, the network as it starts, how it is
-trained, and the numbers of parameters deleted so far. A longer path so goes on from a shorter one,
-and a run that was killed from its last finished iteration.
+trained, and the numbers of parameters deleted so far. Therefore a longer path goes on from a
+shorter one, and a run that was killed goes on from its last finished iteration.
+
+The digests are our own (:mod:`sk_obd.pruning.digest`), since those of joblib and dask do not hold
+here: a tensor's ``joblib.hash`` changes from call to call, an edited module class keeps the hash
+that it had, and lambdas raise.
 """
 
 import os
@@ -19,13 +23,15 @@ from ..training.nets import parts_of
 from .digest import Unstable, digest, own_source
 
 
-def finished(key, compute):
+def compute_once(key, compute):
     """What ``compute()`` returns, kept under `key` by joblib."""
     return compute()
 
 
-class Finished:
+class IterationCache:
     """The iterations of one path, recalled where a store has them.
+
+    Each call moves on along the path: the key of an iteration is a digest of the key before it.
 
     Parameters
     ----------
@@ -35,31 +41,46 @@ class Finished:
         A digest of all that the path starts from; None keeps nothing.
     """
 
-    def __init__(self, memory, key):
+    def __init__(self, memory=None, key=None):
         self.key = key
-        self.call = finished
+        self.call = compute_once
         if memory is not None and key is not None:
             memory = os.fspath(memory) if isinstance(memory, os.PathLike) else memory
-            self.call = check_memory(memory).cache(finished, ignore=["compute"])
+            self.call = check_memory(memory).cache(compute_once, ignore=["compute"])
 
-    def __call__(self, iteration, total, compute):
+    def __call__(self, row, total, compute):
+        """What ``compute()`` returns for a row of the path, now or in an earlier run."""
         if self.key is not None:
-            self.key = digest(self.key, iteration, total)
+            self.key = digest(self.key, row, total)
         return self.call(self.key, compute)
 
 
-def key_of(net, objective, path, recipe, fixed_seed):
-    """A digest of all that the networks of a path depend on, less their sizes.
+def key_of(net, objective, path, settings, stacklevel=2):
+    """Digest of everything a path's networks depend on except how many parameters are deleted.
 
-    None, with a warning, where there is none: a fit without a seed of its own, or something whose
-    code or value cannot be told by a digest.
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialised.
+    objective : Objective
+    path : PruningPath
+    settings : dict or None
+        The estimator's parameters that decide the networks; None where no two fits are the same.
+    stacklevel : int, default=2
+        Of the warnings.
+
+    Returns
+    -------
+    str or None
+        None, with a warning, where there is no such digest: for a fit without a fixed seed, or
+        something whose code or value a digest cannot tell.
     """
-    if not fixed_seed:
+    if settings is None:
         warnings.warn(
             "memory is given but random_state is None, so no two fits are the same and nothing is "
             "cached. Give random_state an int.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=stacklevel + 1,
         )
         return None
     try:
@@ -69,7 +90,7 @@ def key_of(net, objective, path, recipe, fixed_seed):
             # With their weights, and with the code of every layer.
             parts_of(net),
             str(net.device),
-            recipe.of_networks(),
+            settings,
             [path.prunable, path.deleted_at, len(path)],
             [objective.X, objective.targets, objective.sample_weight],
         )
@@ -79,19 +100,22 @@ def key_of(net, objective, path, recipe, fixed_seed):
             "be the same in the next run. Define it at the top level of a module, with attributes "
             "that are numbers, text, arrays or tensors.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=stacklevel + 1,
         )
         return None
 
 
 def versions():
-    """Of what decides how a network is trained, and is named by no class of the user's."""
+    """Versions of what affects training but is not reached through the user's own classes."""
     packages = (torch, skorch, np)
     return [platform.python_version(), own_source(), *(p.__version__ for p in packages)]
 
 
 def settings_of(net):
-    """What the user set on a skorch net, less what only prints; its modules are told apart."""
+    """The net's settings that can change its weights.
+
+    Modules are digested separately, with their weights.
+    """
     apart = ("verbose", "module")
     settings = {k: v for k, v in vars(clone(net)).items() if k not in apart and k[0] != "_"}
     return [type(net), dict(sorted(settings.items()))]

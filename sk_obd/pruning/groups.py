@@ -2,33 +2,27 @@
 
 import numpy as np
 import torch
-from torch import nn
 
-from ..curvature.graph import leaves
-from ..training.nets import evaluating
+from ..training.probes import TRANSPOSED
+from .saliency import rounded
 
 GRANULARITIES = ("parameter", "unit", "input")
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
-
-def groups_of(module, X, names, granularity, readers):
+def groups_of(module, names, granularity, trial):
     """Which parameters go together: for each, a tensor of group numbers.
 
     Parameters
     ----------
     module : nn.Module
-    X : tensor
-        A few rows, to see which layers give the output.
     names : list of str
         Parameters that may be deleted.
     granularity : {"unit", "input"}
         "unit": the weights into a unit (a convolution's channel) and its bias, of every Linear and
         convolutional layer that is used once, shares no parameter, and is not the last before the
         output. "input": the weights that read a column of X.
-    readers : list of str or None
-        Weights of the Linear layers that read X; None where anything else does.
+    trial : Trial
+        What a pass of a few rows through the module has shown.
 
     Returns
     -------
@@ -44,10 +38,10 @@ def groups_of(module, X, names, granularity, readers):
     if granularity == "input":
         found = {
             name: torch.arange(parameters[name].shape[1]).expand(parameters[name].shape)
-            for name in readers or ()
+            for name in trial.readers or ()
         }
     else:
-        found = units(module, X)
+        found = units(module, trial.inner_layers)
     found = {name: ids for name, ids in found.items() if name in names}
     if not found:
         raise ValueError(
@@ -63,13 +57,13 @@ def groups_of(module, X, names, granularity, readers):
     return found
 
 
-def units(module, X):
-    """Numbers of the units that weights and biases belong to, by name."""
+def units(module, layers):
+    """Numbers of the units of these layers that weights and biases belong to, by name."""
     names = {}
     for name, p in module.named_parameters(remove_duplicate=False):
         names.setdefault(p, []).append(name)
     found, n_groups = {}, 0
-    for layer in inner_layers(module, X):
+    for layer in layers:
         own = dict(layer.named_parameters(recurse=False))
         if any(len(names[p]) > 1 for p in own.values()):
             continue
@@ -91,31 +85,11 @@ def unit_of(layer):
     return ids.reshape(*shape[:2], *[1] * (len(shape) - 2)).expand(shape)
 
 
-def inner_layers(module, X):
-    """Linear and convolutional layers called once, with others between them and the output."""
-    calls = {}
-
-    def cut(layer, inputs, output):
-        calls.setdefault(layer, []).append(output.detach().requires_grad_())
-        return calls[layer][-1].clone()
-
-    layers = [m for m in module.modules() if isinstance(m, LAYERS)]
-    handles = [layer.register_forward_hook(cut) for layer in layers]
-    try:
-        with evaluating(module), torch.enable_grad():
-            output = module(X)
-    finally:
-        for handle in handles:
-            handle.remove()
-    last = leaves(output[0] if isinstance(output, tuple) else output)
-    return [layer for layer, outs in calls.items() if len(outs) == 1 and outs[0] not in last]
-
-
 def lowest_groups(saliency, masks, groups, n_delete):
     """Masks of whole groups with about `n_delete` parameters alive, of lowest saliency.
 
-    Groups go in the order of their summed saliency per parameter alive in them: what a parameter
-    less costs. As many go as bring the number nearest to `n_delete`, at least one.
+    Groups are ordered by saliency per parameter alive, the cost of one parameter less. As many are
+    deleted as bring the number of parameters nearest to `n_delete`, and at least one.
 
     Parameters
     ----------
@@ -141,10 +115,8 @@ def lowest_groups(saliency, masks, groups, n_delete):
     sizes = np.bincount(ids, weights=alive)
     costs = np.bincount(ids, weights=values * alive)
     candidates = np.flatnonzero(sizes)
-    # Compared at 20 bits of mantissa, as single parameters are.
-    mantissa, exponent = np.frexp(costs[candidates] / sizes[candidates])
-    rounded = np.ldexp(np.round(mantissa * 2**20), exponent - 20)
-    order = candidates[np.argsort(rounded, kind="stable")]
+    cost = rounded(costs[candidates] / sizes[candidates])
+    order = candidates[np.argsort(cost, kind="stable")]
     totals = np.cumsum(sizes[order])
     n_groups = 1 + int(np.abs(totals - n_delete).argmin()) if len(order) else 0
     chosen = torch.from_numpy(np.isin(ids, order[:n_groups]) & alive)

@@ -45,7 +45,7 @@ class PruningPath:
     n_params             parameters alive
     prune_rate           share of the prunable parameters deleted so far
     n_deleted            deleted in this iteration (with ``sweep``: and swept away, which is free)
-    predicted_increase   sum of their saliencies (NaN where the saliency is no loss)
+    predicted_increase   sum of their saliencies (NaN where the saliency is not a loss)
     actual_increase      increase of the training loss by deleting them, before retraining
     first_order          the four terms it is the sum of (see :func:`sk_obd.taylor_terms`): what
     diagonal             the gradient says, the diagonal of the curvature in use, the rest of the
@@ -63,10 +63,18 @@ class PruningPath:
 
     Attributes
     ----------
+    rows : list of dict
+        The rows, as ``path[i]`` gives them.
     kept : int
         Row of the network that the estimator holds (not the last where a stop rule went on).
+    keep : {"all", "last"}
+        Which networks of the path are kept.
+    prunable : list of str
+        Names of the parameters that may be deleted.
+    n_prunable : int
+        How many parameters these are.
     history : list of dict
-        skorch's records of all epochs, each with its ``iteration``.
+        skorch's records of all epochs, each with its ``iteration``, the row of the path.
 
     Examples
     --------
@@ -88,6 +96,8 @@ class PruningPath:
         self.history = []
         self.networks = {}
         self.saliency = None
+        # The row at which each parameter was deleted, 0 where it is alive: masks of every row,
+        # and the ranking, in one number per parameter.
         self.deleted_at = {
             name: torch.zeros(p.shape, dtype=torch.int32) for name, p in module.named_parameters()
         }
@@ -143,6 +153,11 @@ class PruningPath:
             for name, at in self.deleted_at.items()
         }
 
+    def move_into(self, module):
+        """Put the kept network into `module`, which is the path's own from then on."""
+        self.load(self.kept, module)
+        self.module = module
+
     def load(self, row, module):
         """Put the parameters and buffers of a row's network into `module`, in place."""
         row = range(len(self.rows))[row]
@@ -175,7 +190,7 @@ class PruningPath:
                 f"Give exactly one of iteration, n_params and prune_rate; got {wanted or 'none'}."
             )
         if iteration is not None:
-            fits = list(range(len(self)))[iteration : iteration + 1 or None]
+            fits = [i for i in range(len(self)) if i in (iteration, iteration + len(self))]
         elif n_params is not None:
             fits = [i for i, row in enumerate(self.rows) if row["n_params"] >= n_params]
         else:
@@ -185,7 +200,7 @@ class PruningPath:
         fits = [i for i in fits if i in self.networks]
         if not self.networks:
             raise ValueError(
-                "This path has no networks: compact() keeps the rows alone. Take an earlier "
+                "This path has no networks: compact() keeps only the rows. Take an earlier "
                 "network from the estimator that was compacted, and compact that."
             )
         if not fits:
@@ -215,14 +230,27 @@ class PruningPath:
         }
         return new
 
+    @classmethod
+    def restored(cls, module, prunable, *, rows, kept, masks, network):
+        """A path read from a file: its rows, and the snapshot of the kept one with its masks.
+
+        Which parameter went when is not in a file: all that are deleted went at the kept row.
+        """
+        path = cls(module, prunable)
+        path.rows = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        path.kept, path.networks = kept, {kept: network}
+        for name, mask in masks.items():
+            path.deleted_at[name][~mask] = kept
+        return path
+
     def without_networks(self):
-        """The rows up to the kept one, alone: no network of the path can be had from it."""
+        """Only the rows up to the kept one, without networks, masks and saliencies."""
         new = self.cut(self.kept)
         new.networks, new.deleted_at, new.saliency = {}, {}, None
         return new
 
     def continued_as(self, fresh):
-        """This path, to go on as `fresh` would begin: its prunable parameters, its `keep`.
+        """Adopt `fresh`'s module, prunable parameters and `keep`, to continue this path.
 
         Raises
         ------

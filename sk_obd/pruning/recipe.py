@@ -1,21 +1,26 @@
-"""The recipe: train, take the curvature, rank by saliency, delete, retrain, record.
+"""The recipe: train, compute the curvature, rank by saliency, delete, retrain, record.
 
 LeCun, Denker and Solla, Optimal Brain Damage, NIPS 1989, section 2.
 """
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Protocol
 
 import torch
+from skorch import NeuralNet
 
 from ..compact import sweep
-from ..training.isolation import seed_generators
-from ..training.masks import count_alive, zero_deleted
+from ..training.isolation import Purpose, seed_generators, seed_words
+from ..training.masks import count_alive, without, zero_deleted
+from ..training.objective import Objective
 from ..training.rounds import train_round
+from .cache import IterationCache
 from .groups import lowest_groups
-from .path import INCREMENTS
+from .path import INCREMENTS, PruningPath
 from .saliency import LOSSES, NEEDS, lowest, saliencies
 from .schedule import advance, parts, schedule, target_total, trusted_step
 from .snapshot import Iteration
@@ -33,97 +38,245 @@ class Recipe:
     step: float | int | None
     granularity: str
     sweep: bool
-    saliency: object
+    saliency: str | Callable
     curvature: str
     n_recomputations: int
     trust_region: float | None
-    dense_epochs: int
     retrain_epochs: int
     max_loss_increase: float | None
     early_stopping: bool
     n_iter_no_change: int
     tol: float
+    dense_epochs: int
     seed: int
 
     @property
-    def needs(self):
+    def needs(self) -> set[str]:
         """What the saliency needs to know besides the parameters."""
         return {"curvature"} if callable(self.saliency) else NEEDS[self.saliency]
 
-    def of_networks(self):
-        """The settings that a network depends on, once its number of parameters is given."""
-        names = ("granularity", "sweep", "saliency", "curvature", "n_recomputations")
-        return {n: getattr(self, n) for n in (*names, "dense_epochs", "retrain_epochs", "seed")}
+
+class Observer(Protocol):
+    """Who is told of every iteration, scores its network, and may end the path."""
+
+    def begin_iteration(self) -> None:
+        """An iteration begins."""
+
+    def scores(self) -> dict[str, float]:
+        """``train_score`` and ``validation_score`` of the network as it is."""
+
+    def end_iteration(self, path: PruningPath) -> bool | None:
+        """A row was added to the path; whether the iterations shall end."""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is known of the parameters of a network: from it, the next deletion follows."""
+    """What is known of the parameters of a network: the next deletion follows from it."""
 
-    saliency: dict  # 0 where deleted
-    gradient: dict
-    curvature: dict | None
+    #: Of the network, on the path.
+    row: int
+    #: By name; 0 where deleted.
+    saliency: dict[str, torch.Tensor]
+    gradient: dict[str, torch.Tensor]
+    #: None where the saliency does not need it.
+    curvature: dict[str, torch.Tensor] | None
     gradient_norm: float
     negative_curvature: float
 
 
-def prune(net, objective, path, recipe, *, evaluate, recall, report):
-    """Follow the recipe, adding a row to `path` for each iteration.
+def prune(run: "Run", observer: Observer) -> None:
+    """Follow the recipe; each iteration adds a row to the path.
 
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        Initialised; trained and pruned in place.
-    objective : Objective
-        The training rows, and the loss as it is measured.
-    path : PruningPath
-        Empty, or that of an earlier call, which is gone on from.
-    recipe : Recipe
-    evaluate : callable
-        ``evaluate() -> (train_score, validation_score)`` of the net as it is.
-    recall : callable
-        ``recall(iteration, total, compute)`` is what ``compute()`` returns, now or in an earlier
-        run (:class:`sk_obd.pruning.cache.Finished`).
-    report : callable
-        ``report(path)`` after each row; True ends the iterations.
+    Iteration 0 trains the dense network (the paper's steps 1 and 2). Each later one computes the
+    curvature (step 3) and the saliencies (step 4), deletes the parameters of lowest saliency
+    (step 5), and goes back to training (step 6).
     """
-    # Going on, perhaps with other data: the loss belongs to the data.
-    loss = objective.loss() if len(path) else None
-    assessments = {}
-    for iteration, total in iterations(path, recipe):
-        compute = partial(
-            iterate, net, objective, path, recipe, iteration, total, loss, assessments
-        )
-        found = recall(iteration, total, compute)
-        found.restore(net, path)
-        train_score, validation_score = evaluate()
-        row = found.row | {"train_score": train_score, "validation_score": validation_score}
+    path, recipe = run.path, run.recipe
+    for total in iterations(path, recipe):
+        observer.begin_iteration()
+        found = run.cache(len(path), total, partial(iterate, run, total))
+        found.restore(run.net, path)
+        run.loss = found.row["loss"]
+        row = found.row | observer.scores()
         kept = acceptable(path, row, recipe)
         path.append(found, row, kept=kept)
-        loss = row["loss"]
-        if report(path) or (not kept and stops(path, recipe)):
+        if observer.end_iteration(path) or (not kept and stops(path, recipe)):
             break
 
 
+def iterate(run: "Run", total: int) -> Iteration:
+    """One iteration: delete until `total` parameters are gone, train, measure."""
+    started = time.perf_counter()
+    path = run.path
+    before = masks = path.masks()
+    increments = dict.fromkeys(INCREMENTS, math.nan)
+    if total > path.n_deleted:
+        masks, increments = run.delete(before, total - path.n_deleted)
+    epochs = run.retrain(masks)
+    measured, assessment = run.measure(masks)
+    gone = {name: before[name] & ~masks[name] for name in path.prunable}
+    n_deleted = sum(int(chosen.sum()) for chosen in gone.values())
+    row = increments | measured
+    row |= {
+        "prune_rate": (path.n_deleted + n_deleted) / path.n_prunable,
+        "n_deleted": n_deleted,
+        "n_epochs": len(epochs),
+        "fit_time": time.perf_counter() - started,
+    }
+    return Iteration.of(run.net, masks, row, gone, epochs=epochs, saliency=assessment.saliency)
+
+
+@dataclass
+class Run:
+    """One fit under way: the steps of the recipe, on one net, one set of rows and one path.
+
+    A row is the number of a network on the path; the network in the making is number
+    ``len(path)``. All that is drawn for it depends on the seed and this number only.
+    """
+
+    #: Initialised; trained and pruned in place.
+    net: NeuralNet
+    #: The training rows, and the loss as it is measured.
+    objective: Objective
+    #: Empty, or that of an earlier fit that this one continues.
+    path: PruningPath
+    recipe: Recipe
+    cache: IterationCache = field(default_factory=IterationCache)
+    #: Of the net as it is; None before the dense training.
+    loss: float | None = None
+    #: The assessment made last after training.
+    assessment: Assessment | None = None
+
+    def __post_init__(self):
+        if len(self.path) and self.loss is None:
+            # Continued, perhaps with other data: the loss belongs to the data.
+            self.loss = self.objective.loss()
+
+    def assess(self, masks: dict, row: int, part: int = 0) -> Assessment:
+        """Saliencies, and what they rest on, of the network as it is.
+
+        `part` tells assessments within one deletion apart, so that each has random numbers of its
+        own; they do not depend on what training drew.
+        """
+        objective, recipe = self.objective, self.recipe
+        seed_generators(recipe.seed, Purpose.ASSESSMENT, row, part)
+        words = seed_words(recipe.seed, Purpose.ASSESSMENT, row, part)
+        generator = torch.Generator().manual_seed(int(words[0]))
+        parameters = {name: p.detach() for name, p in objective.parameters().items()}
+        masks = {name: masks[name].to(p.device) for name, p in parameters.items()}
+        h = None
+        if "curvature" in recipe.needs:
+            h = objective.curvature(recipe.curvature, generator=generator)
+        gradient = objective.gradient()
+        squares = (float(g[masks[k]].double().square().sum()) for k, g in gradient.items())
+        negative = math.nan
+        if h is not None and recipe.curvature in SIGNED:
+            alive = torch.cat([h[name][mask] for name, mask in masks.items()])
+            negative = float((alive < 0).double().mean()) if len(alive) else math.nan
+        found = saliencies(
+            recipe.saliency,
+            parameters,
+            curvature=h,
+            gradient=gradient,
+            increase=lambda name: objective.increases(name, masks[name]),
+        )
+        saliency = {k: torch.where(masks[k], s, 0) for k, s in found.items()}
+        return Assessment(row, saliency, gradient, h, math.sqrt(sum(squares)), negative)
+
+    def delete(self, masks: dict, n_delete: int) -> tuple[dict, dict]:
+        """Delete the `n_delete` parameters of lowest saliency (about as many in groups), in place.
+
+        Returns
+        -------
+        masks : dict of bool tensors
+            What is left, with ``sweep`` without the dead parameters.
+        increments : dict
+            The increase of the loss by the deletion, predicted, measured and term by term; sums
+            over the parts where saliencies are recomputed on the way. What is swept costs nothing.
+        """
+        objective, path, recipe = self.objective, self.path, self.recipe
+        row = len(path)
+        assessment = self.assessment
+        if assessment is None or assessment.row != row - 1:
+            # The network comes from a cache or from an earlier fit.
+            assessment = self.assess(masks, row - 1)
+        predicted = 0.0 if recipe.saliency in LOSSES else math.nan
+        terms, loss = TaylorTerms(), self.loss
+        for part, n in enumerate(parts(n_delete, recipe.n_recomputations)):
+            if part:
+                assessment = self.assess(masks, row, part)
+            saliency = assessment.saliency
+            if path.groups is None:
+                gone = lowest(saliency, masks, path.prunable, n)
+            else:
+                gone = lowest_groups(saliency, masks, path.groups, n)
+            predicted += sum(float(saliency[k][m].double().sum()) for k, m in gone.items())
+            known = known_terms(objective, gone, assessment.gradient, assessment.curvature)
+            masks = without(masks, gone)
+            zero_deleted(objective.whole, masks)
+            after = objective.loss()
+            terms += complete(known, after - loss)
+            loss = after
+        if recipe.sweep:
+            masks = sweep(objective.whole, masks, objective.some_rows(2), path.prunable)
+        return masks, {"predicted_increase": predicted} | asdict(terms)
+
+    def retrain(self, masks: dict) -> list[dict]:
+        """Train what is alive, the dense network too; return skorch's record of each epoch."""
+        seed_generators(self.recipe.seed, Purpose.TRAINING, len(self.path))
+        return train_round(
+            self.net,
+            self.objective.X,
+            self.objective.targets,
+            epochs=self.recipe.retrain_epochs if len(self.path) else self.recipe.dense_epochs,
+            sample_weight=self.objective.sample_weight,
+            masks=masks,
+        )
+
+    def measure(self, masks: dict) -> tuple[dict, Assessment]:
+        """Loss and assessment of the trained network; what they say, as columns of its row, first.
+
+        Raises
+        ------
+        ValueError
+            If the training loss is not finite.
+        """
+        loss, row = self.objective.loss(), len(self.path)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"The training loss is {loss} after iteration {row}. Scale the input "
+                "(StandardScaler), or lower the learning rate."
+            )
+        self.assessment = self.assess(masks, row)
+        columns = {
+            "n_params": count_alive(masks),
+            "loss": loss,
+            "gradient_norm": self.assessment.gradient_norm,
+            "negative_curvature": self.assessment.negative_curvature,
+        }
+        return columns, self.assessment
+
+
+# -- how far the path goes -----------------------------------------------------------------------
+
+
 def iterations(path, recipe):
-    """Yield (number, total deleted then) of every iteration to come, as the path grows."""
+    """Yield the total deleted after each iteration to come, as the path grows."""
     fresh = len(path) == 0
     if fresh:
-        yield 0, 0
+        yield 0
     target, done = target_total(path.n_prunable, recipe.prune_rate), path.n_deleted
     if not fresh and done >= target:
-        yield len(path), done
+        yield done
     elif recipe.trust_region is None:
-        totals = schedule(path.n_prunable, recipe.prune_rate, recipe.step)
-        for i, total in enumerate(totals, start=1):
-            # Grid points passed by an earlier call are not visited again, but keep their numbers.
-            # Whole groups and the sweep may have passed one, too.
+        for total in schedule(path.n_prunable, recipe.prune_rate, recipe.step):
+            # An earlier fit, whole groups or the sweep may have passed this total.
             if total > max(done, path.n_deleted):
-                yield i, total
+                yield total
     else:
         while path.n_deleted < target:
             step = trusted_step(recipe.step, path.rows, recipe.trust_region)
-            yield len(path), min(target, advance(path.n_prunable, path.n_deleted, step))
+            yield min(target, advance(path.n_prunable, path.n_deleted, step))
 
 
 def count_iterations(path, recipe):
@@ -131,127 +284,6 @@ def count_iterations(path, recipe):
     if recipe.trust_region is not None or recipe.sweep:
         return None
     return len(list(iterations(path, recipe)))
-
-
-def iterate(net, objective, path, recipe, iteration, total, loss, assessments):
-    """One iteration: delete up to `total` parameters, train, measure.
-
-    Parameters
-    ----------
-    loss : float or None
-        Of the net as it is; None before the dense training.
-    assessments : dict
-        That of the net as it is, by the number of its iteration, if it was made in this run;
-        replaced by that of the net as it becomes.
-
-    Returns
-    -------
-    Iteration
-    """
-    started = time.perf_counter()
-    n_delete, masks = total - path.n_deleted, path.masks()
-    row, before = dict.fromkeys(INCREMENTS, math.nan), masks
-    if n_delete:
-        assessment = assessments.pop(iteration - 1, None) or assess(
-            objective, masks, recipe, iteration - 1
-        )
-        predicted, terms, masks = delete(
-            objective, masks, path, recipe, assessment, n_delete, iteration, loss
-        )
-        row |= {"predicted_increase": predicted} | asdict(terms)
-        if recipe.sweep:
-            # The terms are the deletion's: what is swept costs nothing.
-            masks = sweep(objective.whole, masks, objective.some_rows(2), path.prunable)
-    gone = {name: before[name] & ~masks[name] for name in path.prunable}
-    n_delete = sum(int(chosen.sum()) for chosen in gone.values())
-    # The state at iteration i depends on nothing that was drawn before it.
-    seed_generators(recipe.seed, iteration)
-    epochs = train_round(
-        net,
-        objective.X,
-        objective.targets,
-        epochs=recipe.retrain_epochs if len(path) else recipe.dense_epochs,
-        sample_weight=objective.sample_weight,
-        masks=masks,
-    )
-    loss = objective.loss()
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"The training loss is {loss} after iteration {iteration}. Scale the input "
-            "(StandardScaler), or lower the learning rate."
-        )
-    assessment = assessments[iteration] = assess(objective, masks, recipe, iteration)
-    row |= {
-        "n_params": count_alive(masks),
-        "prune_rate": (path.n_deleted + n_delete) / path.n_prunable,
-        "n_deleted": n_delete,
-        "loss": loss,
-        "n_epochs": len(epochs),
-        "gradient_norm": assessment.gradient_norm,
-        "negative_curvature": assessment.negative_curvature,
-        "fit_time": time.perf_counter() - started,
-    }
-    return Iteration.of(net, masks, row, gone, epochs, assessment.saliency)
-
-
-def delete(objective, masks, path, recipe, assessment, n_delete, iteration, loss):
-    """Delete the `n_delete` parameters of lowest saliency (about as many in groups), in place.
-
-    Returns
-    -------
-    predicted : float
-        The sum of their saliencies; NaN where these are no losses.
-    terms : TaylorTerms
-        Where saliencies are recomputed on the way, sums over the parts.
-    masks : dict of bool tensors
-        What is left.
-    """
-    predicted = 0.0 if recipe.saliency in LOSSES else math.nan
-    terms = TaylorTerms()
-    for part, n in enumerate(parts(n_delete, recipe.n_recomputations)):
-        if part:
-            assessment = assess(objective, masks, recipe, iteration, part)
-        if path.groups is None:
-            gone = lowest(assessment.saliency, masks, path.prunable, n)
-        else:
-            gone = lowest_groups(assessment.saliency, masks, path.groups, n)
-        predicted += sum(float(assessment.saliency[k][m].double().sum()) for k, m in gone.items())
-        known = known_terms(objective, gone, assessment.gradient, assessment.curvature)
-        masks = without(masks, gone)
-        zero_deleted(objective.whole, masks)
-        after = objective.loss()
-        terms += complete(known, after - loss)
-        loss = after
-    return predicted, terms, masks
-
-
-def without(masks, gone):
-    """Masks less what is gone."""
-    return masks | {name: masks[name] & ~chosen for name, chosen in gone.items()}
-
-
-def assess(objective, masks, recipe, iteration, part=0):
-    """Saliencies, and what they rest on, of the network as it is."""
-    # What is drawn for them depends on the position alone, not on what training drew.
-    seed_generators(recipe.seed, iteration, 1 + part)
-    parameters = {name: p.detach() for name, p in objective.parameters().items()}
-    masks = {name: masks[name].to(p.device) for name, p in parameters.items()}
-    h = objective.curvature(recipe.curvature) if "curvature" in recipe.needs else None
-    gradient = objective.gradient()
-    norm = math.sqrt(sum(float(g[masks[k]].double().square().sum()) for k, g in gradient.items()))
-    negative = math.nan
-    if h is not None and recipe.curvature in SIGNED:
-        alive = torch.cat([h[name][mask] for name, mask in masks.items()])
-        negative = float((alive < 0).double().mean()) if len(alive) else math.nan
-    found = saliencies(
-        recipe.saliency,
-        parameters,
-        curvature=h,
-        gradient=gradient,
-        increase=lambda name: objective.increases(name, masks[name]),
-    )
-    saliency = {k: torch.where(masks[k], s, 0) for k, s in found.items()}
-    return Assessment(saliency, gradient, h, norm, negative)
 
 
 def acceptable(path, row, recipe):

@@ -113,10 +113,8 @@ def lowest(saliency, masks, names, n_delete):
     names = sorted(names)
     values = torch.cat([saliency[k].flatten().double().cpu() for k in names]).numpy()
     alive = torch.cat([masks[k].flatten().cpu() for k in names]).numpy()
-    mantissa, exponent = np.frexp(values)
-    values = np.ldexp(np.round(mantissa * 2**20), exponent - 20)
     candidates = np.flatnonzero(alive)
-    order = candidates[np.argsort(values[candidates], kind="stable")]
+    order = candidates[np.argsort(rounded(values[candidates]), kind="stable")]
     chosen = np.zeros(len(values), dtype=bool)
     chosen[order[:n_delete]] = True
     sizes = [masks[k].numel() for k in names]
@@ -125,3 +123,13 @@ def lowest(saliency, masks, names, n_delete):
         k: part.reshape(masks[k].shape).to(masks[k].device)
         for k, part in zip(names, parts, strict=True)
     }
+
+
+def rounded(values):
+    """Values at 20 bits of mantissa: those that are equal but for rounding become equal.
+
+    A unit with one living input weight and one living output weight has the same saliency for both,
+    for instance, and rounding must not decide which goes first.
+    """
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(mantissa * 2**20), exponent - 20)

@@ -1,28 +1,30 @@
-"""What one iteration of pruning leaves: the network, and what is to be told of it."""
+"""What one iteration of pruning leaves: a snapshot of the network, and what was measured."""
 
 import copy
 from dataclasses import dataclass
 
 import torch
 
+from ..training.masks import without
 from ..training.nets import parts_of
 
 
 @dataclass(frozen=True)
-class Network:
-    """The numbers of a network: parameters alive (a vector each) and buffers, on the CPU."""
+class Snapshot:
+    """The numbers of a network on the CPU: parameters alive, a vector each, and buffers."""
 
-    parameters: dict
-    buffers: dict
+    parameters: dict[str, torch.Tensor]
+    buffers: dict[str, torch.Tensor]
 
     @classmethod
     def of(cls, module, masks):
+        """The snapshot of a module as it is."""
         alive = {n: p.detach().cpu()[masks[n]].clone() for n, p in module.named_parameters()}
         return cls(alive, {n: b.detach().cpu().clone() for n, b in module.named_buffers()})
 
     @torch.no_grad()
     def load(self, module, masks):
-        """Put them into `module`, deleted parameters at 0.0, in place."""
+        """Put the numbers into `module`, deleted parameters at 0.0, in place."""
         for name, p in module.named_parameters():
             p.copy_(spread(self.parameters[name], masks[name]))
         for name, b in module.named_buffers():
@@ -38,27 +40,31 @@ def spread(alive, mask):
 class Iteration:
     """All that an iteration leaves, and the next one needs."""
 
-    row: dict  # what was measured
-    gone: dict  # bool masks of what it deleted
-    network: Network
-    others: dict  # states of the net's other parts: a criterion may have parameters
-    epochs: list  # skorch's records
-    saliency: dict  # of the parameters alive, a vector each
+    #: What was measured, by column of the path.
+    row: dict[str, float]
+    #: True where it deleted a parameter.
+    gone: dict[str, torch.Tensor]
+    network: Snapshot
+    #: States of the net's other parts: a criterion may have parameters.
+    others: dict[str, dict]
+    #: skorch's record of each epoch.
+    epochs: list[dict]
+    #: Of the parameters alive, a vector each.
+    saliency: dict[str, torch.Tensor]
 
     @classmethod
-    def of(cls, net, masks, row, gone, epochs, saliency):
+    def of(cls, net, masks, row, gone, *, epochs, saliency):
+        """What an iteration leaves on `net`, which has these masks now."""
         saliency = {name: s.detach().cpu()[masks[name]] for name, s in saliency.items()}
         others = {
             name: copy.deepcopy(part.state_dict())
             for name, part in parts_of(net).items()
             if part is not net.module_
         }
-        return cls(row, gone, Network.of(net.module_, masks), others, epochs, saliency)
+        return cls(row, gone, Snapshot.of(net.module_, masks), others, epochs, saliency)
 
     def restore(self, net, path):
         """Put `net` into this state; `path` ends before it."""
-        masks = path.masks()
-        masks |= {name: masks[name] & ~chosen for name, chosen in self.gone.items()}
-        self.network.load(net.module_, masks)
+        self.network.load(net.module_, without(path.masks(), self.gone))
         for name, state in self.others.items():
             getattr(net, name).load_state_dict(state)

@@ -4,7 +4,7 @@ r"""What a deletion does to the loss, term by term: which of the three approxima
     \delta E = \sum_k g_k \delta u_k + \tfrac12 \sum_k h_{kk} \delta u_k^2
     + \tfrac12 \sum_{k \ne l} h_{kl} \delta u_k \delta u_l + O(\|\delta u\|^3)
 
-(LeCun, Denker and Solla 1989, eq. 1). OBD keeps the second term alone: it takes the network to be
+(LeCun, Denker and Solla 1989, eq. 1). OBD keeps only the second term: it takes the network to be
 at a minimum (*extremal*), the Hessian to be *diagonal*, and the loss to be *quadratic*.
 """
 
@@ -84,7 +84,7 @@ def taylor_terms(
     Raises
     ------
     ValueError
-        If a mask names no trainable parameter, or has another shape than it.
+        If a mask names something that is not a trainable parameter, or has another shape.
 
     Examples
     --------
@@ -132,8 +132,9 @@ def deleted_by(module, masks):
     for name, mask in masks.items():
         if name not in parameters:
             raise ValueError(
-                f"masks has {name!r}, which is no trainable parameter of {type(module).__name__}. "
-                f"Its trainable parameters are {', '.join(parameters) or '(none)'}."
+                f"masks has {name!r}, which is not a trainable parameter of "
+                f"{type(module).__name__}. Its trainable parameters are "
+                f"{', '.join(parameters) or '(none)'}."
             )
         mask = torch.as_tensor(mask)
         if mask.shape != parameters[name].shape or mask.dtype != torch.bool:

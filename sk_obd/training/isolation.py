@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 from contextlib import contextmanager
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -19,6 +20,36 @@ _thread_users = 0
 _thread_setting = None
 
 
+class Purpose(IntEnum):
+    """What random numbers are drawn for, and the positions that tell one draw from another."""
+
+    #: The starting weights: no position.
+    INITIALISATION = 0
+    #: Batches, dropout and whatever else training draws: (row of the path,).
+    TRAINING = 1
+    #: Random saliencies and sampled curvature: (row of the path, part of its deletion).
+    ASSESSMENT = 2
+
+
+def seed_words(seed, purpose, *position):
+    """Three random 32-bit words for a purpose at a position, from the seed of a fit.
+
+    All random numbers of a fit derive from these words. They depend on (seed, purpose, position)
+    and on nothing that was drawn before, so that a fit to a prune rate of 0.5 and one to 0.9 meet
+    the same numbers at the same row of their paths.
+    """
+    # A spawn key and not a longer entropy, whose trailing zeros numpy ignores.
+    return np.random.SeedSequence(seed, spawn_key=(purpose, *position)).generate_state(3)
+
+
+def seed_generators(seed, purpose, *position):
+    """Seed every process-wide generator for a purpose at a position."""
+    words = seed_words(seed, purpose, *position)
+    torch.manual_seed(int(words[0]))
+    np.random.seed(int(words[1]))  # noqa: NPY002 - user callbacks and splits draw from it
+    random.seed(int(words[2]))
+
+
 @contextmanager
 def isolated_generators():
     """Restore the torch, numpy and Python generators on leaving.
@@ -26,34 +57,15 @@ def isolated_generators():
     The generators are process-wide, so fits that share a process by threads take turns:
     interleaved, neither would be reproducible.
     """
-    with _generators:
-        on_gpu = torch.cuda.is_initialized()
-        states = (
-            torch.get_rng_state(),
-            torch.cuda.get_rng_state_all() if on_gpu else None,
-            np.random.get_state(),  # noqa: NPY002 - the user's legacy generator is what we keep
-            random.getstate(),
-        )
+    on_gpu = torch.cuda.is_initialized()
+    devices = range(torch.cuda.device_count()) if on_gpu else ()
+    with _generators, torch.random.fork_rng(devices):
+        states = np.random.get_state(), random.getstate()  # noqa: NPY002 - the user's, to be kept
         try:
             yield
         finally:
-            torch.set_rng_state(states[0])
-            if on_gpu:
-                torch.cuda.set_rng_state_all(states[1])
-            np.random.set_state(states[2])  # noqa: NPY002
-            random.setstate(states[3])
-
-
-def seed_generators(seed, *position):
-    """Seed every process-wide generator from (seed, iteration), or a finer position.
-
-    The state at iteration i so depends on nothing that was drawn before it: a run to a prune
-    rate of 0.5 and one to 0.9 meet the same random numbers at the same iteration.
-    """
-    words = np.random.SeedSequence((seed, *position)).generate_state(3)
-    torch.manual_seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002 - user callbacks and splits draw from it
-    random.seed(int(words[2]))
+            np.random.set_state(states[0])  # noqa: NPY002
+            random.setstate(states[1])
 
 
 @contextmanager

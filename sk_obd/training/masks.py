@@ -67,8 +67,8 @@ def prunable_names(module, prunable=None):
         unknown = [name for name in wanted if name not in trainable]
         if unknown:
             raise ValueError(
-                f"prunable names {unknown[0]!r}, which is no trainable parameter of the network. "
-                f"Its trainable parameters are {', '.join(trainable)}."
+                f"prunable names {unknown[0]!r}, which is not a trainable parameter of the "
+                f"network. Its trainable parameters are {', '.join(trainable)}."
             )
         chosen = [name for name in trainable if name in set(wanted)]
     if not chosen:
@@ -85,6 +85,11 @@ def all_alive(module):
         name: torch.ones_like(p, dtype=torch.bool, requires_grad=False)
         for name, p in module.named_parameters()
     }
+
+
+def without(masks, gone):
+    """Masks without the parameters for which `gone` is True; `gone` may name only some."""
+    return masks | {name: masks[name] & ~chosen for name, chosen in gone.items()}
 
 
 def count_alive(masks):

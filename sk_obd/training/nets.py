@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,23 +12,23 @@ from skorch.dataset import Dataset
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..curvature.losses import resolve
-from .batches import array_batches, take_rows
-
-BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)
+from .batches import array_batches
+from .probes import try_net
 
 #: Rows predicted or measured at a time.
 PREDICTION_ROWS = 1024
 
-#: Multiply-adds of a training step up to which a second thread saves at most about a fifth on an
-#: idle machine, and costs several times as much on a busy one (docs/benchmarks/threads.md).
-SMALL_STEP = 2e7
-
 
 def check_net(net, kind, owner):
-    """Refuse what is no skorch net, or one for the other kind of task, with the line to write."""
+    """Refuse what is not a skorch net, or is made for the other kind of task.
+
+    Raises
+    ------
+    TypeError
+        With the line of code to write instead.
+    """
     right, wrong = {
         "classifier": (NeuralNetClassifier, NeuralNetRegressor),
         "regressor": (NeuralNetRegressor, (NeuralNetClassifier, NeuralNetBinaryClassifier)),
@@ -133,7 +132,7 @@ def start(net, X, y, *, verbose=0):
     if net.initialized_:
         _copy_parts(net, ours)
     if any(isinstance(p, UninitializedParameter) for p in ours.module_.parameters()):
-        trial_output(ours, cast(X, input_dtype(ours.module_, X)))
+        try_net(ours, cast(X, input_dtype(ours.module_, X)))
         ours.initialize_optimizer()
     return ours
 
@@ -193,44 +192,6 @@ def module_dtype(module):
     return torch.get_default_dtype()
 
 
-def describe_rows(X):
-    """Shape of a row, and the name of the type in which X enters the module."""
-    return tuple(X.shape[1:]), str(X.dtype).removeprefix("torch.")
-
-
-@contextmanager
-def evaluating(module):
-    """Put `module` in eval mode; give every submodule its own mode back on leaving."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, mode in modes:
-            submodule.training = mode
-
-
-def trial_output(net, X):
-    """What the net returns for the first rows of X, in eval mode.
-
-    Raises
-    ------
-    ValueError
-        If the module cannot take X; the message says what X looked like.
-    """
-    rows = take_rows(X, slice(0, min(X.shape[0], 2)))
-    try:
-        with evaluating(net.module_), torch.no_grad():
-            output = net.infer(torch.as_tensor(rows))
-    except Exception as error:
-        raise ValueError(
-            f"The module {type(net.module_).__name__} could not compute an output for X of shape "
-            f"{tuple(X.shape)} and type {rows.dtype}: {error}. Give X the shape the module "
-            "expects, or build the module for this X (skorch's InputShapeSetter does it)."
-        ) from error
-    return output[0] if isinstance(output, tuple) else output
-
-
 def outputs_of(net):
     """What the module returns where the criterion leaves it open (see ``curvature.diagonal``)."""
     if isinstance(net.criterion_, nn.NLLLoss):
@@ -239,62 +200,8 @@ def outputs_of(net):
     return None
 
 
-def class_targets(net, output, y, n_classes):
-    """Class codes `y` as the net's criterion takes them.
-
-    Raises
-    ------
-    ValueError
-        If the module's output width does not fit the number of classes.
-    """
-    name = type(net.module_).__name__
-    if isinstance(net.criterion_, BINARY_LOSSES):
-        if n_classes != 2 or output.numel() != len(output):
-            raise ValueError(
-                f"{name} returns shape {tuple(output.shape)} for {len(output)} rows with "
-                f"{type(net.criterion_).__name__}, which is for two classes and one output; y has "
-                f"{n_classes} classes. Use torch.nn.CrossEntropyLoss and one output for each class."
-            )
-        return y.to(output.dtype).reshape(-1, *output.shape[1:])
-    if output.ndim != 2 or output.shape[1] != n_classes:
-        raise ValueError(
-            f"{name} returns shape {tuple(output.shape)} for {len(output)} rows; y has "
-            f"{n_classes} classes, so shape ({len(output)}, {n_classes}) was expected. Make its "
-            f"last layer {n_classes} wide."
-        )
-    return y
-
-
-def value_targets(net, output, y):
-    """Regression targets `y` of shape (n,) or (n, k), in the shape of the net's output.
-
-    Raises
-    ------
-    ValueError
-        If the module's output width does not fit y.
-    """
-    width = 1 if y.ndim == 1 else y.shape[1]
-    found = output.numel() // len(output)
-    if found != width:
-        raise ValueError(
-            f"{type(net.module_).__name__} returns shape {tuple(output.shape)} for {len(output)} "
-            f"rows; y has {width} target(s). Make its last layer {width} wide."
-        )
-    return y.to(output.dtype).reshape(-1, *output.shape[1:])
-
-
 def check_criterion(net, output, target):
     """Refuse a criterion that cannot judge (output, target), before any training."""
     loss = resolve(net.criterion_, outputs_of(net))
     with torch.no_grad():
         loss.rows(output, target[: len(output)].to(output.device))
-
-
-def is_small(net, X):
-    """Whether a training step of `net` is so short that a second thread does not pay."""
-    n_rows = X.shape[0]
-    batch = n_rows if net.batch_size == -1 else min(net.batch_size, n_rows)
-    with FlopCounterMode(display=False) as counter:
-        output = trial_output(net, X)
-    # Forward and backward together cost about three times the forward pass.
-    return 3 * counter.get_total_flops() / 2 / len(output) * batch <= SMALL_STEP

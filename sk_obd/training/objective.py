@@ -6,7 +6,8 @@ from torch import nn
 from .. import curvature
 from ..curvature.losses import resolve
 from .batches import take_rows
-from .nets import PREDICTION_ROWS, evaluating, outputs_of
+from .nets import PREDICTION_ROWS, outputs_of
+from .probes import Trial, evaluating, first_output, probe
 
 
 class Objective:
@@ -29,6 +30,17 @@ class Objective:
         Where the module is.
     batch_size : int, default=1024
         Bounds memory; results do not depend on it.
+    trial : Trial, optional
+        What a pass of the first rows through the module has shown; None: one is made.
+
+    Attributes
+    ----------
+    whole, module : nn.Module
+        As given, and as the function that is differentiated: the first of several outputs.
+    targets, y : tensor
+        As given, for training, and in the shape of the module's output, for the loss measured here.
+    twice_differentiable : bool
+        Whether :meth:`product` can be used, as far as :meth:`try_product` found out.
     """
 
     def __init__(
@@ -42,6 +54,7 @@ class Objective:
         outputs=None,
         device="cpu",
         batch_size=PREDICTION_ROWS,
+        trial: Trial | None = None,
     ):
         self.whole = module
         self.criterion = criterion
@@ -54,19 +67,16 @@ class Objective:
         self.outputs = outputs
         self.device = device
         self.batch_size = batch_size
-        with evaluating(module), torch.no_grad():
-            output = module(self.some_rows(2))
-        several = isinstance(output, tuple)
-        self.module = FirstOutput(module) if several else module
-        self.prefix = "module." if several else ""
+        trial = trial or probe(module, self.some_rows(2))
+        self.module = FirstOutput(module) if trial.in_tuple else module
+        self.prefix = "module." if trial.in_tuple else ""
         # A skorch net may flatten its module's (n, 1); derivatives are taken of the module.
-        output = output[0] if several else output
-        self.y = y.reshape(-1, *output.shape[1:]) if y.is_floating_point() else y
+        self.y = y.reshape(-1, *trial.output.shape[1:]) if y.is_floating_point() else y
         self.twice_differentiable = True
 
     @classmethod
-    def of_net(cls, net, X, y, sample_weight=None, batch_size=PREDICTION_ROWS):
-        """That of an initialised skorch net: y as its criterion takes it."""
+    def of_net(cls, net, X, y, sample_weight=None, **options):
+        """The objective of an initialised skorch net, with y as its criterion takes it."""
         return cls(
             net.module_,
             net.criterion_,
@@ -75,7 +85,7 @@ class Objective:
             sample_weight,
             outputs=outputs_of(net),
             device=net.device,
-            batch_size=batch_size,
+            **options,
         )
 
     def some_rows(self, n_rows):
@@ -97,6 +107,7 @@ class Objective:
     def _sums(self, X, y, weights):
         """Weighted sum of the rows' losses and of their normalisers, in float64."""
         output = self.module(X)
+        # Anew each time: a criterion may learn parameters, and the loss holds a copy of it.
         loss = resolve(self.criterion, self.outputs)
         loss.eps = torch.finfo(output.dtype).eps
         target = y.double() if y.is_floating_point() else y
@@ -127,13 +138,14 @@ class Objective:
                         total[name] += gradient
         return {name: gradient / norm for name, gradient in total.items()}
 
-    def curvature(self, method, n_rows=None):
-        """Diagonal of E's second derivatives, by name; with `n_rows`, over the first rows only."""
+    def curvature(self, method, *, generator=None, n_rows=None):
+        """Diagonal of E's second derivatives, by name; with `n_rows`, over the first rows only.
+
+        What a sampled kind of curvature draws comes from `generator`, a ``torch.Generator``.
+        """
 
         def diagonal(*rows, **options):
-            # Drawn from the fit's own generator, so that a sampled curvature is reproducible.
-            seed = int(torch.randint(2**31, ()))
-            return curvature.diagonal(*rows, method=method, random_state=seed, **options)
+            return curvature.diagonal(*rows, method=method, random_state=generator, **options)
 
         return self._mean_of(diagonal, n_rows)
 
@@ -147,13 +159,22 @@ class Objective:
         return self._mean_of(product, n_rows)
 
     def try_product(self):
-        """Find out, on two rows, whether the loss can be differentiated twice; None or why not."""
+        """Find out on two rows whether the loss can be differentiated twice.
+
+        `twice_differentiable` says so from then on.
+
+        Returns
+        -------
+        Exception or None
+            Why it cannot.
+        """
         vectors = {name: torch.ones_like(p) for name, p in self.parameters().items()}
         try:
             self.product(vectors, n_rows=2)
         except (RuntimeError, NotImplementedError) as error:
             self.twice_differentiable = False
             return error
+        return None
 
     def _mean_of(self, function, n_rows):
         """What a function of (module, criterion, X, y), a mean over rows, gives for all rows."""
@@ -210,4 +231,4 @@ class FirstOutput(nn.Module):
         self.module = module
 
     def forward(self, X):
-        return self.module(X)[0]
+        return first_output(self.module(X))

@@ -2,18 +2,15 @@
 
 import copy
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import numpy as np
 import torch
 from skorch.callbacks import Callback
-from torch import nn
 
-from ..curvature.losses import resolve
-from .batches import NEEDS_ARRAY_BATCHES, RowWeights, array_batches
 from .isolation import InterruptWatch
 from .masks import held_at_zero, zero_deleted
-from .nets import outputs_of, parts_of
+from .nets import parts_of
+from .row_weights import weighted_rows
 
 
 def train_round(net, X, y, *, epochs, sample_weight=None, masks=None):
@@ -129,58 +126,3 @@ class RoundWatch(Callback):
                 "reach its loss. Fit without sample_weight and class_weight, or let get_loss "
                 "call super().get_loss and add to what it returns."
             )
-
-
-class WeightedMean:
-    """A forward hook for a criterion with ``reduction="none"``: the weighted mean of its rows."""
-
-    def __init__(self, weights, loss, reduction):
-        self.weights = weights
-        self.loss = loss
-        self.reduction = reduction
-        self.called = False
-
-    def __call__(self, criterion, inputs, output):
-        self.called = True
-        output_of_net, target = inputs[:2]
-        weights = self.weights.batch.to(output.device, output.dtype)
-        if output.ndim == 0 or len(output) != len(weights):
-            raise ValueError(
-                f"{type(criterion).__name__} with reduction='none' returned shape "
-                f"{tuple(output.shape)} for {len(weights)} rows; weights need a loss for each "
-                "row. Fit without sample_weight and class_weight, or use a criterion that "
-                "honours reduction='none'."
-            )
-        total = (weights * output.reshape(len(output), -1).sum(1)).sum()
-        if self.reduction == "sum":
-            return total
-        return total / (weights * self.loss.normalisers(output_of_net, target)).sum()
-
-
-@contextmanager
-def weighted_rows(net, sample_weight, watch):
-    """Let row weights enter the loss that `net` trains on, whatever its ``get_loss`` adds."""
-    criterion = net.criterion_
-    reduction = getattr(criterion, "reduction", None)
-    if not isinstance(criterion, nn.Module) or reduction not in ("mean", "sum"):
-        raise ValueError(
-            f"Row weights need a criterion with reduction='mean' or 'sum'; "
-            f"{type(criterion).__name__} has reduction={reduction!r}. Fit without sample_weight "
-            "and class_weight, or use such a criterion."
-        )
-    if {net.iterator_train, net.iterator_valid} != {array_batches}:
-        raise ValueError(NEEDS_ARRAY_BATCHES)
-    weights = RowWeights(torch.as_tensor(sample_weight))
-    iterators = {name: getattr(net, name) for name in ("iterator_train", "iterator_valid")}
-    hook = watch.weighted = WeightedMean(weights, resolve(criterion, outputs_of(net)), reduction)
-    criterion.reduction = "none"
-    handle = criterion.register_forward_hook(hook)
-    for name in iterators:
-        setattr(net, name, partial(array_batches, row_weights=weights))
-    try:
-        yield
-    finally:
-        for name, iterator in iterators.items():
-            setattr(net, name, iterator)
-        handle.remove()
-        criterion.reduction = reduction
