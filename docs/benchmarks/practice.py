@@ -38,7 +38,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
-from sk_obd.estimators.folds import choose
+from sk_obd.estimators.folds import choose_size
 from sk_obd.training.mlp import MLP
 
 BUNDLED = {"breast cancer": load_breast_cancer, "digits": load_digits, "diabetes": load_diabetes}
@@ -146,7 +146,7 @@ def along_paths(kind, X, y, settings, common):
     ).fit(X, y)
     # The path to the smaller network passes the best one, and began at the dense one.
     splits = [chosen.cv_results_[f"split{k}_test_score"] for k in range(settings["inner"])]
-    return chosen.at(iteration=choose(splits, "best")), chosen, chosen.at(iteration=0)
+    return chosen.at(iteration=choose_size(splits, "best")), chosen, chosen.at(iteration=0)
 
 
 def networks(name, X, y, settings, seed):

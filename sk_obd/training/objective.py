@@ -71,7 +71,7 @@ class Objective:
         self.module = FirstOutput(module) if trial.in_tuple else module
         self.prefix = "module." if trial.in_tuple else ""
         # A skorch net may flatten its module's (n, 1); derivatives are taken of the module.
-        self.y = y.reshape(-1, *trial.output.shape[1:]) if y.is_floating_point() else y
+        self.y = y.reshape(-1, *trial.module_shape[1:]) if y.is_floating_point() else y
         self.twice_differentiable = True
 
     @classmethod

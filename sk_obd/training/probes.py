@@ -55,9 +55,11 @@ class Trial:
     """What one pass of a few rows through a network showed, in eval mode."""
 
     rows: Tensor
-    #: The first tensor that the network returned for them.
+    #: The first tensor that the network returned for them, as its criterion is given it.
     output: Tensor
-    #: Whether it returned that in a tuple.
+    #: Shape of the first tensor that its module returned: skorch may flatten a module's (n, 1).
+    module_shape: tuple[int, ...]
+    #: Whether the module returned that in a tuple.
     in_tuple: bool
     #: Multiply-adds of a forward pass, per row.
     n_multiplications: float
@@ -111,6 +113,7 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
     table = rows.ndim == 2 and rows.is_floating_point()
     rows = rows.detach().clone().requires_grad_(table)
     calls: dict[nn.Module, list[Tensor]] = {}
+    returned = []
     readers, n_uses = [], 0
 
     def cut(layer, inputs, kwargs, output):
@@ -126,15 +129,18 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
         calls.setdefault(layer, []).append(output.detach().requires_grad_())
         return calls[layer][-1].clone()
 
+    def note(module, inputs, kwargs, output):
+        returned.append(output)
+
     layers = [layer for layer in module.modules() if isinstance(layer, LAYERS)]
     with (
         evaluating(module),
         torch.enable_grad(),
         hooked(layers, cut),
+        hooked([module], note),
         FlopCounterMode(display=False) as counter,
     ):
-        outputs = (call or module)(rows)
-    output = first_output(outputs)
+        output = first_output((call or module)(rows))
     last = leaves(output)
     # Every way by which X enters the graph must be one of the layers seen.
     only_linear = readers and n_uses + last.get(rows, 0) == len(readers)
@@ -143,7 +149,8 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
     return Trial(
         rows.detach(),
         output.detach(),
-        isinstance(outputs, tuple),
+        tuple(first_output(returned[-1]).shape),
+        isinstance(returned[-1], tuple),
         counter.get_total_flops() / 2 / max(1, len(output)),
         None if None in found else found,
         [layer for layer, outs in calls.items() if len(outs) == 1 and outs[0] not in last],

@@ -86,7 +86,7 @@ def test_copies_predict_the_same(fitted, digits, backend, copied):
 def test_what_needs_the_networks_of_the_path_is_refused(fitted, digits):
     small = fitted.compact("dense")
     assert len(small.path_) == len(fitted.path_)
-    with pytest.raises(ValueError, match=r"compact\(\) keeps the rows alone"):
+    with pytest.raises(ValueError, match=r"compact\(\) keeps only the rows"):
         small.at(iteration=-1)
     with pytest.raises(ValueError, match=r"compact\(\) keeps none"):
         small.set_params(warm_start=True).fit(*digits)

@@ -28,7 +28,7 @@ PARAMETERS = [
     ({"saliency": "hessian"}, ValueError, "saliency='hessian'; expected one of 'obd'"),
     ({"curvature": "exact"}, ValueError, "curvature='exact'; expected one of 'ggn'"),
     ({"prunable": "convolution"}, ValueError, "prunable='convolution' matches no .*hidden0.weight"),
-    ({"prunable": ["nowhere.weight"]}, ValueError, "'nowhere.weight', which is no trainable"),
+    ({"prunable": ["nowhere.weight"]}, ValueError, "'nowhere.weight', which is not a trainable"),
     ({"prunable": lambda name, p: False}, ValueError, "matches no trainable parameter"),
     ({"retrain_epochs": -1}, ValueError, "retrain_epochs=-1; expected an int >= 0"),
     ({"retrain_epochs": 2.5}, ValueError, "retrain_epochs=2.5"),

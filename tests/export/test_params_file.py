@@ -153,13 +153,15 @@ def test_every_truncation_is_refused(file):
     raw = file.read_bytes()
     for length in [0, 1, 7, 8, 9, *range(20, len(raw), len(raw) // 40), len(raw) - 1]:
         file.write_bytes(raw[:length])
-        assert refused(OBDClassifier(**SMALL), file, "no file of save_params, or is damaged")
+        assert refused(OBDClassifier(**SMALL), file, "is not a file of save_params, or is damaged")
 
 
 @pytest.mark.parametrize("raw", [b"", b"PK\x03\x04" * 99, bytes(range(256)) * 40, b"{}" * 99])
 def test_foreign_files_are_refused(tmp_path, raw):
     (tmp_path / "foreign").write_bytes(raw)
-    assert refused(OBDClassifier(), tmp_path / "foreign", "no file of save_params, or is damaged")
+    assert refused(
+        OBDClassifier(), tmp_path / "foreign", "is not a file of save_params, or is damaged"
+    )
 
 
 def test_another_safetensors_file_is_refused(tmp_path):
@@ -208,10 +210,10 @@ HEADERS = {
     "no object": (lambda h: "[1, 2]", "not a JSON object"),
     "deep": (lambda h: "[" * 100_000, "is not JSON"),
     "no rows": (lambda h: h.update(rows=[]), "damaged"),
-    "text in rows": (lambda h: h["rows"][0].__setitem__(0, "x"), "holds no numbers"),
+    "text in rows": (lambda h: h["rows"][0].__setitem__(0, "x"), "is not of numbers"),
     "short row": (lambda h: h["rows"][0].pop(), "other columns"),
-    "row that is not there": (lambda h: h.update(kept=77), "has no row 77"),
-    "negative row": (lambda h: h.update(kept=-1), "has no row -1"),
+    "row that is not there": (lambda h: h.update(kept=77), "lacks row 77"),
+    "negative row": (lambda h: h.update(kept=-1), "lacks row -1"),
     "no features": (lambda h: h.update(n_features_in=0), "n_features_in is 0"),
     "absurd features": (lambda h: h.update(n_features_in=10**30), "n_features_in is 10"),
     "rows of another shape": (lambda h: h.update(row_shape=[5]), "rows are of"),
@@ -235,7 +237,7 @@ HEADERS = {
         lambda h: h["parameters"].update(other=h["parameters"].pop("hidden0.bias")),
         "of another network: 'hidden0.bias' is None",
     ),
-    "prunable": (lambda h: h.update(prunable=["nothing"]), "no trainable parameter"),
+    "prunable": (lambda h: h.update(prunable=["nothing"]), "not a trainable parameter"),
 }
 
 
@@ -278,7 +280,7 @@ TENSORS = {
     "one missing": (lambda t: t.pop("mask/output.bias"), "damaged: KeyError: 'mask/output.bias'"),
     "one too many": (
         lambda t: t.update(extra=torch.zeros(1)),
-        "'extra', which the network has not",
+        "'extra', which the network does not have",
     ),
 }
 

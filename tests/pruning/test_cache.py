@@ -14,7 +14,8 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
-from sk_obd.pruning import recipe as pruning
+from sk_obd.pruning import recipe
+from sk_obd.pruning.schedule import schedule
 from tests.library.nets import TwoLayers, classifier_net, regressor_net
 
 QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 30, "retrain_epochs": 3, "random_state": 0}
@@ -23,13 +24,13 @@ QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 30, "retrain_epochs": 3, "ra
 @pytest.fixture
 def trained(monkeypatch):
     """The iterations that really train, noted as they do."""
-    calls, original = [], pruning.iterate
+    calls, original = [], recipe.iterate
 
-    def note(net, objective, path, recipe, iteration, *args):
-        calls.append(iteration)
-        return original(net, objective, path, recipe, iteration, *args)
+    def note(run, total):
+        calls.append(len(run.path))
+        return original(run, total)
 
-    monkeypatch.setattr(pruning, "iterate", note)
+    monkeypatch.setattr(recipe, "iterate", note)
     return calls
 
 
@@ -88,7 +89,7 @@ def test_a_grid_search_trains_each_state_of_a_fold_once(iris, tmp_path, trained)
     search = GridSearchCV(OBDClassifier(memory=tmp_path, **QUICK), grid, cv=3, refit=False)
     search.fit(X, y)
     # The union of the four schedules: that of 0.9, and the last rows of 0.5 and 0.8.
-    grid_points = len(pruning.schedule(12 * 4 + 12 + 3 * 12 + 3, 0.9, 0.2)) + 1
+    grid_points = len(schedule(12 * 4 + 12 + 3 * 12 + 3, 0.9, 0.2)) + 1
     assert len(trained) == 3 * (grid_points + 2)
     plain = GridSearchCV(OBDClassifier(**QUICK), grid, cv=3, refit=False).fit(X, y)
     np.testing.assert_array_equal(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor
-from sk_obd.pruning.groups import groups_of, inner_layers, lowest_groups, units
+from sk_obd.pruning.groups import groups_of, lowest_groups, units
+from sk_obd.training.probes import probe
 from tests.library.nets import SmallConv, classifier_net
 
 QUICK = {"max_epochs": 20, "retrain_epochs": 3, "random_state": 0}
@@ -43,7 +44,8 @@ def test_a_units_parameters_are_those_that_its_output_depends_on(case):
     layer, shape = LAYERS[case]
     torch.manual_seed(0)
     X = torch.rand(shape) + 0.1
-    found = units(Before(layer, X), X)
+    module = Before(layer, X)
+    found = units(module, probe(module, X).inner_layers)
     assert set(found) == {f"layer.{name}" for name, _ in layer.named_parameters()}
     axis = 1 if isinstance(layer, nn.modules.conv._ConvNd) else -1
     for unit in range(layer(X).shape[axis]):
@@ -53,46 +55,11 @@ def test_a_units_parameters_are_those_that_its_output_depends_on(case):
             assert torch.equal(found[f"layer.{name}"] == unit, gradient != 0)
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
-
-    def forward(self, X):
-        h = torch.relu(self.a(X))
-        return self.c(h + torch.relu(self.b(h)))
-
-
-class TwoHeads(Residual):
-    def forward(self, X):
-        h = torch.relu(self.a(X))
-        return self.c(h), self.b(h)
-
-
-class Twice(Residual):
-    def forward(self, X):
-        return self.c(torch.relu(self.b(torch.relu(self.a(torch.relu(self.a(X)))))))
-
-
-@pytest.mark.parametrize(
-    ("module", "inner"),
-    [
-        (Residual(), "ab"),
-        (TwoHeads(), "ab"),
-        (Twice(), "b"),
-        (nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), ""),
-    ],
-)
-def test_layers_that_give_the_output_or_are_used_twice_are_spared(module, inner):
-    found = inner_layers(module, torch.rand(2, 4))
-    assert found == [getattr(module, name) for name in inner]
-
-
 def test_tied_layers_are_spared():
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     module[1].weight = module[0].weight
     with pytest.raises(ValueError, match="granularity='unit' finds nothing to delete"):
-        groups_of(module, torch.rand(2, 4), ["0.weight", "0.bias"], "unit", None)
+        groups_of(module, ["0.weight", "0.bias"], "unit", probe(module, torch.rand(2, 4)))
 
 
 @given(data=st.data(), n_groups=st.integers(1, 6), size=st.integers(1, 12))

@@ -217,7 +217,7 @@ def test_deleting_nothing_changes_nothing(rng):
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ({"third.weight": torch.ones(3, 3) > 0}, "'third.weight', which is no trainable"),
+        ({"third.weight": torch.ones(3, 3) > 0}, "'third.weight', which is not a trainable"),
         ({"first.weight": torch.ones(3, 3) > 0}, r"shape \(3, 3\).*expected \(8, 4\)"),
         ({"first.weight": torch.ones(8, 4)}, "torch.float32.*torch.bool"),
     ],

@@ -9,9 +9,11 @@ from skorch.callbacks import Callback
 
 from sk_obd.training.isolation import (
     InterruptWatch,
+    Purpose,
     isolated_generators,
     one_thread,
     seed_generators,
+    seed_words,
 )
 
 
@@ -19,16 +21,30 @@ def draws():
     return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()  # noqa: NPY002
 
 
-def test_draws_inside_depend_on_seed_and_iteration_and_leave_no_trace():
+def test_draws_inside_depend_on_seed_and_position_and_leave_no_trace():
     before = torch.get_rng_state()
     with isolated_generators():
-        seed_generators(1, 2)
+        seed_generators(1, Purpose.TRAINING, 2)
         first = draws()
-        seed_generators(1, 3)
+        seed_generators(1, Purpose.TRAINING, 3)
         other = draws()
-        seed_generators(1, 2)
+        seed_generators(1, Purpose.TRAINING, 2)
         assert draws() == first != other
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_two_purposes_or_positions_have_the_same_random_numbers():
+    positions = [(Purpose.INITIALISATION,)]
+    positions += [(Purpose.TRAINING, row) for row in range(20)]
+    positions += [(Purpose.ASSESSMENT, row, part) for row in range(20) for part in range(4)]
+    words = [tuple(seed_words(seed, *at)) for seed in (0, 1, 2**31 - 1) for at in positions]
+    assert len(set(words)) == len(words) == 3 * 101
+    assert len({word for triple in words for word in triple}) == 3 * len(words)
+
+
+def test_trailing_zeros_of_a_position_count():
+    assert (seed_words(3, 0) != seed_words(3, 0, 0)).all()
+    assert (seed_words(3, 1) != seed_words(3, 1, 0)).all()
 
 
 def test_generators_come_back_after_an_error():

@@ -31,7 +31,7 @@ def test_the_user_may_say_what_is_prunable(module, prunable, names):
 def test_frozen_parameters_are_not_prunable(module):
     module[0].weight.requires_grad_(False)
     assert "0.weight" not in prunable_names(module)
-    with pytest.raises(ValueError, match=r"'0.weight', which is no trainable"):
+    with pytest.raises(ValueError, match=r"'0.weight', which is not a trainable"):
         prunable_names(module, ["0.weight"])
 
 

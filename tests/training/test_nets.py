@@ -11,7 +11,7 @@ from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, InputShape
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
-from sk_obd.training.nets import is_small, monitors_validation, start
+from sk_obd.training.nets import monitors_validation
 from tests.library.nets import (
     Lazy,
     PenalisedNet,
@@ -199,16 +199,6 @@ def test_a_validation_split_is_used_only_where_a_callback_looks_at_it(iris, tmp_
     seen.clear()
     OBDClassifier(classifier_net(Counts, callbacks=[EarlyStopping()]), prune_rate=0).fit(*iris)
     assert sum(seen) % 120 == 0
-
-
-def test_one_thread_is_for_small_networks_only(iris, rng):
-    X, y = iris
-    tensor = torch.tensor(X, dtype=torch.float32)
-    assert is_small(start(classifier_net(), X, y), tensor)
-    wide = start(
-        classifier_net(module__n_in=2000, module__hidden=4000), rng.normal(size=(9, 2000)), y
-    )
-    assert not is_small(wide, torch.zeros(500, 2000))
 
 
 def test_two_arrays_of_weights_of_a_shared_parameter_are_one(iris):

@@ -17,7 +17,7 @@ def objective(rng, *, net=None, weights=None, batch_size=4096, csr=False, dtype=
     torch.manual_seed(0)
     net = start(net or classifier_net(module__dtype=dtype, module__activation=nn.Tanh), X, y)
     data = sparse.csr_array(X) if csr else torch.tensor(X, dtype=dtype)
-    found = Objective.of_net(net, data, torch.tensor(y), weights, batch_size)
+    found = Objective.of_net(net, data, torch.tensor(y), weights, batch_size=batch_size)
     return found, torch.tensor(X, dtype=dtype), torch.tensor(y)
 
 
