@@ -83,7 +83,8 @@ PARAMETERS = {
         Stop when the validation score has been below its best minus `tol` for
         `n_iter_no_change` iterations; the smallest network within `tol` of the best is kept.""",
     "n_iter_no_change": """
-    n_iter_no_change : int, default=5""",
+    n_iter_no_change : int, default=5
+        So many iterations in a row below the best end the path (with early stopping).""",
     "tol": """
     tol : float, default=1e-3
         In the units of the score.""",

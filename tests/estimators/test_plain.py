@@ -189,7 +189,7 @@ def test_fitted_attributes_have_an_entry_for_every_parameter(iris):
 
 
 def test_a_frozen_parameter_is_never_deleted(iris):
-    from nets import TwoLayers
+    from tests.library.nets import TwoLayers
 
     module = TwoLayers()
     module.first.weight.requires_grad_(False)
