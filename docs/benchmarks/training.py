@@ -9,7 +9,7 @@ makes small networks very slow.
     python docs/benchmarks/training.py --threads
 
 The second command times single steps on one and two threads, for a range of network sizes.
-SMALL_STEP in sk_obd/training/nets.py comes from it.
+SMALL_STEP in sk_obd/training comes from it.
 """
 
 import argparse
