@@ -1,4 +1,4 @@
-"""Sphinx: ``pip install torch==2.13.0 '.[docs]' && sphinx-build docs docs/_build``."""
+"""Set-up of Sphinx: ``pip install torch==2.13.0 '.[docs]' && sphinx-build docs docs/_build``."""
 
 import sk_obd
 

@@ -1,17 +1,17 @@
 """``sk_obd.curvature.diagonal`` beside BackPACK, curvlinops and per-row torch.func.
 
-Times are in units of one gradient pass over the same rows, in one call or in batches of 1024 or
-256, whichever is fastest; medians of runs taken in turn, so that what else the machine does hits
-all alike. BackPACK runs at the best of three chunk sizes. Inputs are random numbers in the shapes
-named: only the time is looked at, and the largest difference from BackPACK's result. Memory is
-what a fresh process takes at its peak above what it held with the data loaded and both a gradient
-pass and the same call done on 8 rows.
+Times are in units of one gradient pass over the same rows, computed in one call or in batches of
+1024 or 256, whichever is fastest. They are medians of runs taken in turn, so that other work on the
+machine affects all of them alike. BackPACK runs at the best of three chunk sizes. Inputs are random
+numbers in the shapes named, since only the time and the largest difference from BackPACK's result
+are looked at. Memory is the peak of a fresh process, above what it held after loading the data and
+after a gradient pass and the same call on 8 rows.
 
     python docs/benchmarks/curvature.py --cache curvature.jsonl \\
         --output docs/benchmarks/curvature.md
 
-With ``--nets`` only some are measured; the report is of all that the cache holds. BackPACK and
-curvlinops are left out where they are not installed. Memory needs Linux.
+With ``--nets`` only some networks are measured; the report covers everything that the cache holds.
+BackPACK and curvlinops are left out where they are not installed. Memory is measured only on Linux.
 """
 
 import argparse
@@ -132,7 +132,7 @@ def hutchinson(module, criterion, X, y):
 
 
 def per_row(module, criterion, X, y):
-    """J^T H J of every row by torch.func, in chunks of rows."""
+    """The diagonal of J^T H J, row by row with torch.func, in chunks of rows."""
     parameters = {name: p.detach() for name, p in module.named_parameters()}
 
     def row(x):
@@ -169,7 +169,7 @@ def per_row_fisher(module, criterion, X, y):
 
 
 def contenders(name, quick):
-    """{label: make}; ways that take minutes are left out of the large networks."""
+    """All contenders as {label: make}; those that take minutes are left out on large networks."""
     small = name.startswith("64")
     conv = name.startswith("LeNet")
     found = {method: ours(method) for method in METHODS}
@@ -191,7 +191,7 @@ def contenders(name, quick):
 
 
 def measure(calls, rounds, patience=8.0):
-    """Median seconds of each call, taken in turn after one to warm up; slow ones fewer times."""
+    """Median seconds of each call. They take turns after a warm-up; slow ones get fewer turns."""
     taken = {label: [] for label in calls}
     for i in range(rounds + 1):
         for label, call in calls.items():
@@ -209,15 +209,16 @@ def difference(got, expected):
 
 
 def high_water():
-    """KiB: the most this process held. (ru_maxrss starts with what the parent process held.)"""
+    """The most KiB that this process has held. (ru_maxrss starts with what its parent held.)"""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def peak(name, rows, label, pipe):
-    """In a fresh process: KiB above a gradient pass and a call over a few rows.
+    """Send the KiB that a call takes above a gradient pass and the same call on a few rows.
 
-    The first call of anything loads modules (torch's own, sympy among them), whatever the rows.
+    It runs in a fresh process. The first call of anything loads modules (torch's own, and sympy),
+    however few rows it gets.
     """
     torch.set_num_threads(1)
     given = problem(name, rows)
@@ -231,7 +232,7 @@ def peak(name, rows, label, pipe):
 
 
 def memory(name, rows, label):
-    """MiB, in a process of its own."""
+    """The MiB that a call takes, measured in a process of its own."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=peak, args=(name, rows, label, there))
@@ -246,7 +247,7 @@ def memory(name, rows, label):
 
 
 def time_of(name, threads, rounds, quick):
-    """Median seconds of every way on one network."""
+    """Median seconds of every contender on one network."""
     torch.set_num_threads(threads)
     given = problem(name, 256 if quick else None)
     makes = {f"gradient, {rows} rows at a time": gradient(rows) for rows in (10**4, 1024, 256)}
@@ -264,7 +265,7 @@ def fastest(seconds, start):
 
 
 def memory_of(name):
-    """MiB at all rows of a network, and at four times as many."""
+    """The MiB that calls take with all rows of a network, and with four times as many."""
     rows = NETS[name][1][0]
     labels = [label for label in IN_MEMORY if label in contenders(name, False)]
     return {label: [memory(name, n, label) for n in (rows, 4 * rows)] for label in labels}
@@ -274,7 +275,7 @@ IN_MEMORY = ("ggn", "hessian", "BackPACK DiagGGNExact 128")
 
 
 def section(name, found):
-    """One network: all ways, on every number of threads measured."""
+    """The section on one network: all contenders, on each number of threads measured."""
     labels, rows = list(next(iter(found.values()))["seconds"]), []
     for label in labels:
         row = [label.replace("10000 rows at a time", "all rows at once")]
@@ -297,7 +298,7 @@ def section(name, found):
 
 
 def goals(name):
-    """(what, at most or at least, the goal) of one network."""
+    """Yield (what is measured, "<=" or ">=", the goal) for one network."""
     conv, small = name.startswith("LeNet"), name.startswith("64")
     yield "ggn, passes", "<=", 5 if conv else 3.2
     yield "BackPACK DiagGGNExact / ggn", ">=", 1.5 if conv else 3 if small else 2.2
@@ -309,7 +310,7 @@ def goals(name):
 
 
 def came_out(what, seconds):
-    """The number that belongs to a goal; None where it was not measured."""
+    """The number to compare with a goal, or None where it was not measured."""
     if what.endswith(", passes"):
         return seconds[what.partition(",")[0]] / seconds[fastest(seconds, "gradient")]
     peer, _, method = what.partition(" / ")
@@ -318,7 +319,7 @@ def came_out(what, seconds):
 
 
 def judged(times):
-    """The table of goals."""
+    """The table of goals, with the numbers measured."""
     threads = sorted({threads for found in times.values() for threads in found})
     rows = []
     for name, found in times.items():
@@ -351,7 +352,7 @@ def main():
     parser.add_argument("--nets", nargs="*", default=list(NETS), choices=NETS, metavar="NET")
     parser.add_argument("--memory", choices=("too", "only", "not"), default="too")
     parser.add_argument("--quick", action="store_true", help="few rows, one round, no memory")
-    parser.add_argument("--cache", type=Path, help="JSON lines of what is measured, to go on from")
+    parser.add_argument("--cache", type=Path, help="file of what is measured, to continue from")
     parser.add_argument("--output", help="a file for the Markdown report")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -390,10 +391,10 @@ def main():
 
 
 INTRODUCTION = (
-    "Made by `docs/benchmarks/curvature.py`. One pass is one gradient over the same rows, in one "
-    "call or in batches, whichever is fastest; float32, cross-entropy, 10 classes; medians of runs "
-    "taken in turn. Ratios to BackPACK are at the fastest of its chunk sizes. `missed`: on one "
-    "thread or on two."
+    "Made by `docs/benchmarks/curvature.py`. One pass is one gradient over the same rows, computed "
+    "in one call or in batches, whichever is fastest. All runs use float32, cross-entropy and 10 "
+    "classes; times are medians of runs taken in turn. Ratios to BackPACK are taken at the fastest "
+    "of its chunk sizes. A goal is `missed` if it is missed on one thread or on two."
 )
 
 

@@ -1,9 +1,10 @@
-"""Default parameters: OBD at half the parameters beside scikit-learn's dense networks.
+"""Default parameters: OBD with half of the parameters beside scikit-learn's dense networks.
 
-Five small data sets, 5 x 5-fold cross-validation, the same splits for all (paired), features
-standardised in a pipeline. `OBDClassifier()` deletes half of the parameters; MLPClassifier has the
-same hidden layer and its own defaults. On diabetes `OBDRegressor()` also meets RidgeCV and an
-MLPRegressor tuned by inner cross-validation.
+There are five small data sets. The 5 x 5-fold cross-validation has the same splits for all models
+(paired), and features are standardised in a pipeline. `OBDClassifier()` deletes half of the
+parameters; MLPClassifier has the same hidden layer and its own defaults. On diabetes,
+`OBDRegressor()` is also compared with RidgeCV and with an MLPRegressor tuned by inner
+cross-validation.
 
     python docs/benchmarks/defaults.py --output docs/benchmarks/defaults.md
 """
@@ -71,7 +72,7 @@ DATA = {
 
 
 def one_split(name, index, train, test, inner_folds):
-    """Of each model: its test score, fit time and (of OBD) the share of parameters left."""
+    """For each model: its test score, its fit time and, for OBD, the share of parameters left."""
     load, models = DATA[name]
     X, y = load(return_X_y=True)
     found = {}
@@ -131,16 +132,16 @@ def report(results, settings):
     return [
         "# Default parameters",
         "OBD with its defaults (half of the parameters deleted) beside scikit-learn's dense "
-        "networks with the same hidden layer and their defaults; standardised features; "
-        f"{settings['repeats']} x {settings['folds']}-fold cross-validation, the same splits for "
-        "all. Made by `docs/benchmarks/defaults.py`.",
+        "networks with the same hidden layer and their own defaults. Features are standardised; "
+        f"the {settings['repeats']} x {settings['folds']}-fold cross-validation has the same "
+        "splits for all models. Made by `docs/benchmarks/defaults.py`.",
         machine(),
-        "Score: mean test accuracy, or R². Left: share of the parameters OBD keeps. Then the mean "
-        "paired difference, its standard error and the one corrected for overlapping training "
-        "sets (Nadeau and Bengio 2003), and the median ratio of OBD's fit time to the model's "
-        "(one thread each). The default MLPRegressor learns from standardised y, as OBD does; the "
-        "tuned one has alpha, learning_rate_init and max_iter from a grid search on the training "
-        "fold.",
+        "*score*: mean test accuracy, or R². *left*: share of the parameters that OBD keeps. Then "
+        "follow the mean paired difference, its standard error, the standard error corrected for "
+        "overlapping training sets (Nadeau and Bengio 2003), and the median ratio of OBD's fit "
+        "time to the model's (one thread each). The default MLPRegressor learns from standardised "
+        "y, as OBD does; the tuned one has alpha, learning_rate_init and max_iter from a grid "
+        "search on the training fold.",
         table(header, rows),
     ]
 
@@ -149,7 +150,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="2 folds only: does it run?")
+    parser.add_argument("--quick", action="store_true", help="only 2 folds: does it run?")
     parser.add_argument("--output", help="Markdown file to write")
     parser.add_argument("--jobs", type=int, default=2, help="splits at a time (default: 2)")
     options = parser.parse_args()

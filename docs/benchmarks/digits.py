@@ -1,11 +1,11 @@
-"""Digits: OBD beside magnitude and random deletion, each at its own best setting.
+"""Digits: OBD beside magnitude and random deletion, each with its own best setting.
 
-A 64-64-32-10 ReLU network is pruned along one path to 98 %, and judged on the way at 80 % and
-95 %, by 5 x 5-fold stratified cross-validation. What each criterion trains with (weight decay,
-epochs of retraining) is chosen from one grid on a fifth of the training fold, by the accuracy
-averaged over the three sizes; it is then refitted on the whole training fold. The dense network
-it is compared with has a weight decay of its own, chosen on the same rows. Test folds are only
-scored.
+A 64-64-32-10 ReLU network is pruned along one path to 98 %, and judged there and on the way, at
+80 % and 95 %, by 5 x 5-fold stratified cross-validation. The settings that each criterion trains
+with (weight decay, epochs of retraining) are chosen from one grid on a fifth of the training fold,
+by the accuracy averaged over the three sizes; the network is then refitted on the whole training
+fold. The dense network that it is compared with has a weight decay of its own, chosen on the same
+rows. Test folds are only scored.
 
     python docs/benchmarks/digits.py --cache digits.jsonl --output docs/benchmarks/digits.md
 """
@@ -36,7 +36,7 @@ QUICK = {"repeats": 1, "folds": 2, "weight_decay": [1e-3], "retrain_epochs": [3]
 
 
 def train(X, y, weight_decay, seed):
-    """The dense network, row 0 of every path that starts from it."""
+    """The dense network, which is row 0 of every path that starts from it."""
     network = OBDClassifier(
         prune_rate=0, hidden_layer_sizes=(64, 32), weight_decay=weight_decay, random_state=seed
     )
@@ -78,7 +78,7 @@ def choose(X, y, settings, seed):
 
 
 def study(index, train_rows, test_rows, settings):
-    """All that one outer fold says: the choices, the sizes and the test accuracies."""
+    """The results of one outer fold: the choices, the sizes and the test accuracies."""
     started = time.perf_counter()
     X, y = load_digits(return_X_y=True)
     X = X / 16
@@ -159,15 +159,15 @@ def report(results, settings):
 
     return [
         "# Digits: OBD, magnitude and random deletion",
-        f"A 64-64-32-10 ReLU network on scikit-learn's digits, pruned with step={STEP}; "
-        f"{settings['repeats']} x {settings['folds']}-fold stratified cross-validation. Each "
-        f"criterion has the weight decay (of {settings['weight_decay']}) and number of retraining "
-        f"epochs (of {settings['retrain_epochs']}) that did best on a fifth of the training fold, "
-        "averaged over the three sizes; the dense network has a weight decay of its own. Made by "
-        "`docs/benchmarks/digits.py`.",
+        f"A 64-64-32-10 ReLU network on scikit-learn's digits, pruned with step={STEP} and judged "
+        f"by {settings['repeats']} x {settings['folds']}-fold stratified cross-validation. Each "
+        f"criterion has the weight decay (out of {settings['weight_decay']}) and the number of "
+        f"retraining epochs (out of {settings['retrain_epochs']}) that did best on a fifth of the "
+        "training fold, averaged over the three sizes; the dense network has a weight decay of its "
+        "own. Made by `docs/benchmarks/digits.py`.",
         machine(),
         "Mean test accuracy, by the number of parameters left (in brackets the share deleted). "
-        "Under *not pruned*: the dense networks that the criteria started from.",
+        "The column *not pruned* is for the dense networks that the criteria started from.",
         table(["", "not pruned", *header], means),
         "Paired differences with 95 % intervals (corrected resampled t-test, Nadeau and Bengio "
         "2003):",
@@ -182,7 +182,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="2 folds, no choice: does it run?")
-    parser.add_argument("--cache", type=Path, help="JSON lines of finished folds, to go on from")
+    parser.add_argument("--cache", type=Path, help="file of finished folds, to continue from")
     parser.add_argument("--output", help="Markdown file to write")
     parser.add_argument("--jobs", type=int, default=2, help="outer folds at a time (default: 2)")
     options = parser.parse_args()

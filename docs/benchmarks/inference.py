@@ -1,33 +1,36 @@
 """Prediction: what a pruned network saves in time and on disk.
 
-Four networks, float32, each pruned along one path to 99 % by OBD: 64-100-100-10 on scikit-learn's
-digits, and on USPS (16 x 16 images, 256 inputs, from --data) one with the hidden layers of
-LeNet-300-100, 256-512-512-10, and a LeNet with two convolutions. Every contender predicts labels
-for the same test rows, in turns in one process; medians. Accuracies are of the test rows, on which
-nothing was chosen. Everything runs on one thread (--threads): on a machine that does anything else,
-a second thread makes torch's dense layers wait and the comparison worthless.
+There are four float32 networks, each pruned along one path to 99 % by OBD: 64-100-100-10 on
+scikit-learn's digits and, on USPS (16 x 16 images, 256 inputs, from --data), one with the hidden
+layers of LeNet-300-100, 256-512-512-10, and a LeNet with two convolutions. All contenders predict
+labels for the same test rows, in turns in one process; times are medians. Accuracies are those on
+the test rows, and nothing was chosen on these. Everything runs on one thread (--threads): on a
+machine that does anything else, a second thread makes torch's dense layers wait, and the comparison
+becomes worthless.
 
-Each is called as its user would, with one float32 array, and its time is all of that call:
+Each contender is called as a user would call it, with one float32 array, and its time is that of
+the whole call:
 
-- dense: skorch's `net_.predict` of the pruned network in its first shape. In it: skorch's steps
-  around each block of rows, the forward pass, softmax, argmax. X is not checked;
-- compact, dense / sparse / auto: the estimator's `predict` after `compact(...)`. In it: the check
-  of X (type, shape, finite values), the module called on blocks of rows without skorch's steps,
-  softmax, argmax, the labels looked up. For few rows the steps left out are a good part of the gain
-  over "dense"; `structured.py` times bare modules;
-- ONNX: `compact("dense").to_onnx`, run by onnxruntime, a session's `run` asked for the labels. In
-  it: the check of X's type and shape, the forward pass, softmax, argmax, the labels;
-- NumPy: `predict` of the file that `compact("dense").to_numpy` writes. In it: the check of X's
-  shape, the forward pass, softmax, argmax, the labels. It multiplies with dense matrices.
+- dense: skorch's `net_.predict` of the pruned network in its original shape. This includes skorch's
+  steps around each block of rows, the forward pass, softmax and argmax. X is not checked.
+- compact, dense / sparse / auto: the estimator's `predict` after `compact(...)`. This includes the
+  check of X (type, shape, finite values), the module called on blocks of rows without skorch's
+  steps, softmax, argmax, and looking up the labels. For few rows, the steps left out are a good
+  part of the gain over "dense"; `structured.py` times bare modules.
+- ONNX: `compact("dense").to_onnx`, run by onnxruntime: the session's `run` is asked for the labels.
+  This includes the check of X's type and shape, the forward pass, softmax, argmax and the labels.
+- NumPy: `predict` of the file that `compact("dense").to_numpy` writes. This includes the check of
+  X's shape, the forward pass, softmax, argmax and the labels. It multiplies with dense matrices.
 
-The ONNX and safetensors files are left out where what writes or runs them is not installed.
+The ONNX and safetensors files are left out where the packages that write or run them are not
+installed.
 
     python docs/benchmarks/inference.py --data FOLDER --cache FOLDER --train
     python docs/benchmarks/inference.py --data FOLDER --cache FOLDER --output inference.md
 
 The first command only trains the paths; the second times them, on an idle machine. The file
-usps.npz in the data folder has X_train, y_train, X_test, y_test, pixels in thousandths; the same
-data are zip.train.gz and zip.test.gz of the Elements of Statistical Learning site.
+usps.npz in the data folder has X_train, y_train, X_test and y_test, with pixels in thousandths. The
+same data are in zip.train.gz and zip.test.gz at the site of The Elements of Statistical Learning.
 """
 
 import argparse
@@ -54,12 +57,12 @@ from torch import nn
 from sk_obd import OBDClassifier
 
 RATES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
-# 1 - 0.795^k comes just below each of the rates.
+# Some 1 - 0.795^k lies just below each of the rates.
 STEP = 0.205
-#: Rows predicted at a time, and how often a contender does so in its turn.
+#: Rows predicted at a time: how often a contender predicts them in its turn.
 BATCHES = {10_000: 1, 100: 10, 1: 100}
 
-#: Epochs of dense training and of retraining, by data.
+#: Epochs of dense training and of retraining for each data set.
 FULL = {"digits": (100, 20), "usps": (15, 3), "seconds": 0.5}
 QUICK = {"digits": (2, 1), "seconds": 0.02}
 
@@ -72,7 +75,7 @@ def mlp(*sizes):
 
 
 def lenet():
-    """For images of 16 x 16."""
+    """A LeNet for images of 16 x 16."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 16, 16)),
         *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
@@ -92,7 +95,7 @@ NETWORKS = {
 
 
 def data(name, folder):
-    """X_train, X_test, y_train, y_test, float32."""
+    """X_train, X_test, y_train and y_test, with X in float32."""
     if name == "digits":
         X, y = load_digits(return_X_y=True)
         X_train, X_test, y_train, y_test = train_test_split(
@@ -119,7 +122,7 @@ def net_of(module, max_epochs):
 
 
 def train(name, X, y, settings):
-    """A network's path."""
+    """Train a network and prune it along its path."""
     max_epochs, retrain_epochs = settings[NETWORKS[name][0]]
     torch.manual_seed(0)
     clf = OBDClassifier(
@@ -133,7 +136,7 @@ def train(name, X, y, settings):
     return clf.fit(X, y)
 
 
-# -- the contenders: (how it predicts, the bytes that have to be kept) ----------------------------
+# -- the contenders: each gives (its predict, the bytes that have to be kept) ---------------------
 
 
 def saved(module):
@@ -185,19 +188,19 @@ CONTENDERS = {
     "NumPy": numpy,
 }
 
-#: Of which the state_dict is another's.
+#: Contenders that have the same state_dict as another one.
 SAME_FILE = ("compact, sparse", "compact, auto")
 
 
 def parameters_file(clf, folder):
-    """The bytes of the file that save_params writes: what is alive, and where."""
+    """The size in bytes of the file that save_params writes: what is alive, and where."""
     path = folder / "network.safetensors"
     clf.save_params(path)
     return path.stat().st_size
 
 
 def timed(contenders, X, calls, budget):
-    """Median seconds of each contender's prediction for X, measured in turns of some calls."""
+    """Median seconds of each contender's prediction for X. Each turn is `calls` calls long."""
     times = {name: [] for name in contenders}
     for predict in contenders.values():
         predict(X)
@@ -212,7 +215,7 @@ def timed(contenders, X, calls, budget):
 
 
 def measure(clf, X, y, settings):
-    """For each rate: sizes, accuracy, and every contender's times and bytes."""
+    """For each rate: the sizes, the accuracy, and every contender's times and bytes."""
     many = np.tile(X, (-(-max(BATCHES) // len(X)), 1))
     rows = []
     for rate in RATES:
@@ -223,7 +226,7 @@ def measure(clf, X, y, settings):
             if installed("safetensors"):
                 sizes["save_params"] = parameters_file(pruned, Path(folder))
             predicts = {name: predict for name, (predict, _) in made.items()}
-            # The estimators whose methods these are.
+            # The compacted estimator: `predict` is its method.
             small = predicts["compact, auto"].__self__
             expected = pruned.predict(X)
             agree = {name: float(np.mean(p(X) == expected)) for name, p in predicts.items()}
@@ -248,20 +251,20 @@ def measure(clf, X, y, settings):
 
 
 def widths(shapes):
-    """Of the layers, from the shapes of their weights."""
+    """The widths of the layers, from the shapes of their weights."""
     return "-".join(str(n) for n in [shapes[0][1], *(shape[0] for shape in shapes)])
 
 
 def names_of(results):
-    """The contenders that were measured, and the kinds of files."""
+    """The contenders that were measured, and the kinds of files that were written."""
     row = next(iter(results.values()))["rows"][0]
     return list(row["seconds"]["1"]), [name for name in row["bytes"] if name != "dense"]
 
 
 def files_of(results):
-    """What the column of file sizes has, in words."""
+    """What the column of file sizes contains, in words."""
     named = {
-        "compact, dense": "the compacted one's state_dict",
+        "compact, dense": "the compacted network's state_dict",
         "ONNX": "its ONNX file",
         "NumPy": "its NumPy program",
         "save_params": "what `save_params` writes (safetensors)",
@@ -270,7 +273,7 @@ def files_of(results):
 
 
 def winners(results):
-    """Where each contender is the fastest, and what the choice by measurement comes to."""
+    """Where each contender is the fastest, and how fast the choice by measurement is."""
     lines = []
     for n in BATCHES:
         cells = [
@@ -283,11 +286,11 @@ def winners(results):
         ]
         fixed = [name for name in names_of(results)[0] if name != "compact, auto"]
         firsts = [max(fixed, key=speeds.get) for speeds in cells]
-        counts = ", ".join(f"{name} {firsts.count(name)}" for name in fixed)
+        counts = "; ".join(f"{name} {firsts.count(name)}" for name in fixed)
         auto = [speeds["compact, auto"] for speeds in cells]
         lines.append(
-            f"- {n:,} rows: of {len(cells)} networks and sizes the fastest is {counts}. Not among "
-            "them: auto, which takes dense or sparse by measurement; it has "
+            f"- {n:,} rows: how often each is the fastest, of {len(cells)} networks and sizes: "
+            f"{counts}. auto, which takes dense or sparse by measurement, is not counted; it has "
             f"{min(auto):.1f} to {max(auto):.1f} times the dense network's speed."
         )
     return "\n".join(lines)
@@ -297,12 +300,13 @@ def report(results, settings):
     """The tables, as parts of a Markdown text."""
     parts = [
         "# Prediction with pruned networks",
-        f"Float32, {torch.get_num_threads()} thread(s); {STEP:.1%} of what is left is deleted at a "
-        "time, one path a network. *Widths*: channels in and out of the layers compact() leaves. "
-        "Contenders: how many times as fast as the dense network's `net_.predict`, for 10,000 / "
-        "100 / 1 rows; ONNX and NumPy are of the compacted network, and the script's text says "
-        "what each time includes. *Files*: how many times as small as the dense network's "
-        f"state_dict, for {files_of(results)}. Made by `docs/benchmarks/inference.py`.",
+        f"Float32, {torch.get_num_threads()} thread(s); one path per network, with {STEP:.1%} of "
+        "what is left deleted at a time. *widths*: channels in and out of the layers that "
+        "compact() leaves. Contenders: how many times as fast they are as the dense network's "
+        "`net_.predict`, for 10,000 / 100 / 1 rows; ONNX and NumPy run the compacted network. The "
+        "docstring of the script says what each time includes. *files*: how many times as small "
+        f"they are as the dense network's state_dict, for {files_of(results)}. Made by "
+        "`docs/benchmarks/inference.py`.",
         machine(),
         "Where each wins:",
         winners(results),
@@ -338,10 +342,10 @@ def report(results, settings):
         stored = result["rows"][0]["bytes"]["dense"] / 1000
         parts += [
             f"## {name} ({NETWORKS[name][0]})",
-            f"Trained for {epochs} epochs, and {more} after each deletion. Dense: test accuracy "
-            f"{result['dense_accuracy']:.3f}; state_dict {stored:.0f} kB; prediction {slow} rows. "
-            f"Labels of every contender agree with the pruned network's for {lowest:.2%} of the "
-            "test rows or more.",
+            f"Trained for {epochs} epochs, and for {more} after each deletion. The dense network: "
+            f"test accuracy {result['dense_accuracy']:.3f}; state_dict {stored:.0f} kB; prediction "
+            f"{slow} rows. The labels of every contender agree with the pruned network's for at "
+            f"least {lowest:.2%} of the test rows.",
             table(header, rows),
         ]
     return parts
@@ -351,12 +355,12 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="digits alone: does it run?")
-    parser.add_argument("--data", type=Path, help="folder with usps.npz; without: digits alone")
-    parser.add_argument("--cache", type=Path, help="folder for paths and times, to go on from")
+    parser.add_argument("--quick", action="store_true", help="only digits: does it run?")
+    parser.add_argument("--data", type=Path, help="folder with usps.npz (default: only digits)")
+    parser.add_argument("--cache", type=Path, help="folder for paths and times, to continue from")
     parser.add_argument("--train", action="store_true", help="only train what is not in the cache")
-    parser.add_argument("--only", choices=NETWORKS, help="one network")
-    parser.add_argument("--threads", type=int, default=1, help="of all contenders (default: 1)")
+    parser.add_argument("--only", choices=NETWORKS, help="measure only this network")
+    parser.add_argument("--threads", type=int, default=1, help="for all contenders (default: 1)")
     parser.add_argument("--output", help="Markdown file to write")
     options = parser.parse_args()
 

@@ -1,17 +1,18 @@
 """Real use: how small a network do five tables need, and what does choosing the size cost?
 
-Nested cross-validation: in each outer fold everything is chosen by an inner cross-validation on the
-training rows, then fitted to them and scored once on the test rows. Inputs are standardised, and
-for regression y. All networks are the default one with a hidden layer of the same width:
+This is a nested cross-validation: in each outer fold everything is chosen by an inner
+cross-validation on the training rows, then fitted to them and scored once on the test rows. Inputs
+are standardised, and for regression y is standardised too. All networks are the default one with a
+hidden layer of the same width:
 
-- dense: as it is, with the default weight decay, trained for 600 epochs or until the training loss
-  stands still, so that what retraining adds to pruned networks is not a matter of more training;
-- L2: dense, its weight decay chosen;
-- L1: lambda * sum |u| minimised by proximal steps (each followed by soft thresholding in Adam's
-  own metric), so that zeros are exact; lambda chosen, 400 epochs. The "cost with a complexity term"
-  that the paper argues against;
-- OBD and magnitude: the size chosen along one path a fold (OBDClassifierCV, OBDRegressorCV), the
-  best one and the smallest within one standard error of it.
+- dense: the network as it is, with the default weight decay, trained for 600 epochs or until the
+  training loss stands still, so that pruned networks do not gain merely by more training;
+- L2: the dense network with its weight decay chosen;
+- L1: the penalty lambda * sum |u|, minimised by proximal steps (each followed by soft thresholding
+  in Adam's own metric), so that zeros are exact; lambda is chosen, and training takes 400 epochs.
+  This is the "cost with a complexity term" that the paper argues against;
+- OBD and magnitude: the size is chosen along one path per fold (OBDClassifierCV, OBDRegressorCV):
+  the best size, and the smallest one within one standard error of it.
 
 breast cancer, digits and diabetes come with scikit-learn. The other two are read from the folder
 that --data names, as .npz files with X and y: spambase.npz (`fetch_openml("spambase", version=1)`;
@@ -72,7 +73,7 @@ QUICK = FULL | {
 
 
 class SoftThreshold(Callback):
-    """The proximal step of strength * sum |u|, after each of Adam's: an L1 penalty, exact at zero.
+    """The proximal step of strength * sum |u| after each step of Adam: an L1 penalty, exact at 0.
 
     Adam divides the gradient of parameter k by d_k = sqrt(v_k) + eps, so the threshold is
     learning rate * strength / d_k.
@@ -94,7 +95,7 @@ class SoftThreshold(Callback):
 
 
 def load(name, data, n_rows, seed=0):
-    """X and y; at most `n_rows` rows, drawn at random."""
+    """X and y of a table: at most `n_rows` of its rows, drawn at random."""
     if name in BUNDLED:
         X, y = BUNDLED[name](return_X_y=True)
     else:
@@ -144,13 +145,13 @@ def along_paths(kind, X, y, settings, common):
         step=settings["step"],
         **common,
     ).fit(X, y)
-    # The path to the smaller network passes the best one, and began at the dense one.
+    # The path to the smaller network begins at the dense one and passes the best one.
     splits = [chosen.cv_results_[f"split{k}_test_score"] for k in range(settings["inner"])]
     return chosen.at(iteration=choose_size(splits, "best")), chosen, chosen.at(iteration=0)
 
 
 def networks(name, X, y, settings, seed):
-    """The networks of all methods, all choices made on these rows, and what was chosen."""
+    """The networks of all methods, and what was chosen. All choices are made on these rows."""
     regression = name in REGRESSION
     plain, searched = (
         (OBDRegressor, OBDRegressorCV) if regression else (OBDClassifier, OBDClassifierCV)
@@ -181,7 +182,7 @@ def networks(name, X, y, settings, seed):
 
 
 def study(name, fold, settings, data):
-    """All that one outer fold of one table says."""
+    """The results of one outer fold of one table."""
     started = time.perf_counter()
     X, y = load(name, data, settings["n_rows"])
     kind = KFold if name in REGRESSION else StratifiedKFold
@@ -227,13 +228,14 @@ def report(results, names, settings):
     """The tables, as parts of a Markdown text."""
     parts = [
         "# Real use: the size chosen by cross-validation",
-        f"A hidden layer of {settings['hidden']} ReLU units; {settings['outer']} outer folds, all "
-        f"choices made in {settings['inner']} inner ones; prune rates along the path to "
-        f"{settings['prune_rate']}; weight decay of {settings['l2']}, L1 strength of "
-        f"{settings['l1']}. *parameters*: not exactly zero, median over the outer folds and range. "
-        "*score*: mean test accuracy, or R². *minus dense*: paired over the outer folds, with its "
-        "95 % interval (corrected resampled t-test, Nadeau and Bengio 2003), wide with so few "
-        "folds. Made by `docs/benchmarks/practice.py`.",
+        f"Networks have a hidden layer of {settings['hidden']} ReLU units. There are "
+        f"{settings['outer']} outer folds, and all choices are made in {settings['inner']} inner "
+        f"ones: prune rates along the path to {settings['prune_rate']}, a weight decay out of "
+        f"{settings['l2']}, an L1 strength out of {settings['l1']}. *parameters*, *range*: "
+        "parameters that are not exactly zero, the median over the outer folds and the range. "
+        "*score*: mean test accuracy, or R². *minus dense*: the difference paired over the outer "
+        "folds, with its 95 % interval (corrected resampled t-test, Nadeau and Bengio 2003), which "
+        "is wide with so few folds. Made by `docs/benchmarks/practice.py`.",
         machine(),
     ]
     for name in names:
@@ -269,7 +271,7 @@ def main():
     )
     parser.add_argument("--quick", action="store_true", help="few rows and epochs: does it run?")
     parser.add_argument("--data", type=Path, help="folder with spambase.npz and concrete.npz")
-    parser.add_argument("--cache", type=Path, help="JSON lines of finished folds, to go on from")
+    parser.add_argument("--cache", type=Path, help="file of finished folds, to continue from")
     parser.add_argument("--output", help="Markdown file to write")
     parser.add_argument("--jobs", type=int, default=2, help="folds at a time (default: 2)")
     options = parser.parse_args()
@@ -280,7 +282,7 @@ def main():
         names += [name for name in FILES if (options.data / f"{name}.npz").exists()]
     missing = [name for name in FILES if name not in names]
     if missing:
-        print(f"Without {' and '.join(missing)}: see --data, and --help for where they come from.")
+        print(f"Left out: {' and '.join(missing)}. --help says where these data come from.")
     settings = QUICK if options.quick else FULL
     results = run(names, settings, options.data, options.cache, options.jobs)
     publish(report(results, names, settings), options.output)

@@ -1,17 +1,19 @@
 """Which curvature ranks best? Saliencies beside what deleting really costs.
 
-Small networks are trained as the default one is: with weight decay, until the training loss stays.
-For each criterion: the rank correlation of its saliency with the true change of the training loss
-when that one parameter is deleted; the training loss after deleting 10, 30 and 50 % at once,
-without retraining; and the test accuracy at the end of a retrained path to 2 %. The settings are
-fixed beforehand; test rows are only scored. What a curvature costs is measured by curvature.py.
+Small networks are trained as the default one is: with weight decay, until the training loss stands
+still. Three things are measured for each criterion: the rank correlation of its saliency with the
+true change of the training loss when only that parameter is deleted; the training loss after
+deleting 10, 30 and 50 % at once, without retraining; and the test accuracy at the end of a
+retrained path to 2 %. The settings are fixed beforehand; test rows are only scored. curvature.py
+measures what a curvature costs.
 
     python docs/benchmarks/ranking.py --data FOLDER --cache ranking.jsonl \\
         --output docs/benchmarks/ranking.md
 
-FOLDER holds usps.npz with X_train, y_train, X_test, y_test, X in -1000 .. 1000. Without it only
-scikit-learn's digits are used. USPS is to be had, scaled to -1 .. 1, at the site of The Elements of
-Statistical Learning (zip.train.gz, zip.test.gz), from LIBSVM's data sets, or by torchvision's USPS.
+FOLDER holds usps.npz with X_train, y_train, X_test and y_test, and X in -1000 .. 1000. Without it
+only scikit-learn's digits are used. USPS, scaled to -1 .. 1, can be found at the site of The
+Elements of Statistical Learning (zip.train.gz, zip.test.gz), among LIBSVM's data sets, and as
+torchvision's USPS.
 """
 
 import argparse
@@ -41,7 +43,7 @@ from sk_obd.training.masks import all_alive, zero_deleted
 from sk_obd.training.mlp import MLP
 from sk_obd.training.objective import Objective
 
-# What is called "hessian" and "recursion" equals "ggn" and "recursion-lm" where f'' is 0.
+# Where f'' is 0, "hessian" equals "ggn", and "recursion" equals "recursion-lm".
 CRITERIA = {
     "ggn": ("obd", "ggn"),
     "hessian": ("obd", "hessian"),
@@ -57,7 +59,7 @@ SMOOTH = ("hessian", "recursion")
 AT_ONCE = (0.1, 0.3, 0.5)
 LEFT = 0.02
 
-# As many epochs of retraining as make about 150 steps.
+# The epochs of retraining make about 150 steps.
 FULL = {
     "seeds": 3,
     "epochs": 200,
@@ -99,7 +101,7 @@ def criteria(kind):
 
 
 def load(data, seed, folder):
-    """X, y to train on and to test on: digits are split anew for each seed, USPS comes split."""
+    """X and y to train and to test on. digits are split anew for each seed; USPS comes split."""
     if data == "digits":
         X, y = load_digits(return_X_y=True)
         X, X_test, y, y_test = train_test_split(
@@ -134,7 +136,7 @@ def curvature(objective, method, seed):
 
 
 def saliency_of(label, objective, seed):
-    """Saliencies of all parameters by one criterion."""
+    """The saliencies of all parameters under one criterion."""
     kind, method = CRITERIA[label]
     torch.manual_seed(seed)
     return saliencies(
@@ -146,7 +148,7 @@ def saliency_of(label, objective, seed):
 
 
 def some_parameters(objective, n, seed):
-    """Masks with `n` parameters, drawn from all alike."""
+    """Masks that select `n` parameters, each with the same probability."""
     sizes = {name: p.numel() for name, p in objective.parameters().items()}
     chosen = torch.zeros(sum(sizes.values()), dtype=torch.bool)
     rng = np.random.default_rng(seed)
@@ -161,7 +163,7 @@ def at(tensors, masks):
 
 
 def loss_without(objective, saliency, rate):
-    """The training loss with the lowest saliencies deleted at once; the network stays as it is."""
+    """The training loss after deleting the lowest saliencies at once; the network is restored."""
     module = objective.whole
     before = copy.deepcopy(module.state_dict())
     alive = all_alive(module)
@@ -188,7 +190,7 @@ def end_of_path(dense, label, X, y, step, retrain_epochs):
 
 
 def judge(data, kind, seed, settings, folder):
-    """All that one trained network says."""
+    """The results of one trained network."""
     X, y, X_test, y_test = load(data, seed, folder)
     dense = train(kind, X, y, seed, settings["epochs"])
     objective = Objective.of_net(dense.net_, torch.from_numpy(X), torch.from_numpy(y))
@@ -215,7 +217,7 @@ def judge(data, kind, seed, settings, folder):
 
 
 def study(cell, settings, folder):
-    """One trained network, on one thread: two of them run side by side."""
+    """The results of one trained network, on one thread, since two of them run side by side."""
     started = time.perf_counter()
     with one_thread():
         result = judge(*cell, settings, folder)
@@ -235,7 +237,7 @@ def run(settings, folder, cache, n_jobs):
         lines = [json.loads(line) for line in cache.read_text().splitlines()]
         results = [r for r in lines if r["settings"] == settings and r["cell"] in cells]
     done = [result["cell"] for result in results]
-    # The longest first, so that no core waits at the end.
+    # The longest ones come first, so that no core waits at the end.
     todo = [delayed(study)(cell, settings, folder) for cell in cells[::-1] if cell not in done]
     for result in Parallel(n_jobs, return_as="generator_unordered")(todo):
         results.append(result)
@@ -257,7 +259,7 @@ def with_error(values, digits=3, sign=""):
 
 
 def section(results):
-    """One network: what it is, and its table."""
+    """The section on one network: a description, and its table."""
     (data, kind, _), (n_dense, n_left) = results[0]["cell"], results[0]["n_params"]
     found = [result["found"] for result in results]
     rows = []
@@ -283,8 +285,8 @@ def section(results):
     loss, gains = (np.mean([result[key] for result in results]) for key in ("loss", "gains"))
     return [
         f"## {data}, {kind}",
-        f"{n_dense} parameters; not pruned: loss {loss:.3f}, test accuracy {dense}. Of its "
-        f"parameters, {gains:.0%} lower the training loss when deleted alone.",
+        f"{n_dense} parameters; not pruned: loss {loss:.3f}, test accuracy {dense}. For "
+        f"{gains:.0%} of the parameters, deleting only that one lowers the training loss.",
         table(header, rows),
     ]
 
@@ -297,18 +299,18 @@ def report(results, settings):
     retraining = ", ".join(f"{n} ({data})" for data, n in settings["retrain"].items())
     return [
         "# Which curvature ranks best?",
-        "MLPs with hidden layers of 32 and 16 units; networks of two strided convolutions (8 and "
-        "12 maps) and a hidden layer of 24. Adam with weight decay, until the training loss stays "
-        f"(at most {settings['epochs']} epochs). Seeds: {settings['seeds']}; mean ± standard "
-        "error. Made by `docs/benchmarks/ranking.py`.",
+        "The networks are MLPs with hidden layers of 32 and 16 units, and networks of two strided "
+        "convolutions (8 and 12 maps) and a hidden layer of 24 units. Adam with weight decay "
+        f"trains them until the training loss stands still (at most {settings['epochs']} epochs). "
+        f"Seeds: {settings['seeds']}; mean ± standard error. Made by `docs/benchmarks/ranking.py`.",
         machine(),
-        "*Rank correlation*: Spearman's, of the saliency with the true change of the training loss "
-        f"when that one parameter is deleted, over {settings['deletions']} parameters drawn at "
-        "random. *Loss, -10 %*: training loss after deleting so many at once, without retraining. "
-        f"*Accuracy*: on test rows, at the end of a path with step={settings['step']}; "
-        f"epochs of retraining: {retraining}. *Minus ggn*: the same seeds, so the difference is "
-        "less noisy than the accuracies. With ReLU, hessian is ggn and recursion is recursion-lm. "
-        "What each costs is in curvature.md.",
+        "*rank correlation*: Spearman's, of the saliency with the true change of the training loss "
+        f"when only that parameter is deleted, over {settings['deletions']} parameters drawn at "
+        "random. *loss, -10%*: training loss after deleting so many at once, without retraining. "
+        f"*accuracy*: on test rows, at the end of a path with step={settings['step']}; epochs of "
+        f"retraining: {retraining}. *minus ggn*: the difference is taken seed by seed and is "
+        "therefore less noisy than the accuracies. With ReLU, hessian equals ggn and recursion "
+        "equals recursion-lm. curvature.md has the cost of each.",
         *(part for found in networks.values() for part in section(found)),
     ]
 
@@ -319,7 +321,7 @@ def main():
     )
     parser.add_argument("--quick", action="store_true", help="digits, one seed: does it run?")
     parser.add_argument("--data", metavar="FOLDER", help="where usps.npz is (default: no USPS)")
-    parser.add_argument("--cache", type=Path, help="JSON lines of finished cells, to go on from")
+    parser.add_argument("--cache", type=Path, help="file of finished cells, to continue from")
     parser.add_argument("--output", help="Markdown file to write")
     parser.add_argument("--jobs", type=int, default=2, help="networks at a time (default: 2)")
     options = parser.parse_args()

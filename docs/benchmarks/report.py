@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, Markdown tables, and paired differences."""
+"""The parts that the benchmarks share: the machine line, tables and paired differences."""
 
 import platform
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import sk_obd
 
 
 def machine():
-    """A line that says on what a benchmark ran."""
+    """One line with the machine and the versions that a benchmark ran on."""
     versions = {
         "Python": platform.python_version(),
         "torch": torch.__version__,
@@ -28,7 +28,7 @@ def machine():
 
 
 def table(header, rows):
-    """A Markdown table, its columns aligned (all but the first to the right)."""
+    """A Markdown table whose first column is aligned to the left, all others to the right."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
@@ -41,7 +41,7 @@ def table(header, rows):
 
 
 def publish(parts, output=None):
-    """Print the parts of a report, and write them to the file `output` if there is one."""
+    """Print the parts of a report, and write them to the file `output` if one is given."""
     text = "\n\n".join(parts) + "\n"
     print(f"\n{text}", flush=True)
     if output:
@@ -65,7 +65,7 @@ class Difference:
 
     @classmethod
     def of(cls, ours, theirs, *, n_folds):
-        """The difference of scores, split by split, with its corrected 95 % interval."""
+        """The mean difference of two lists of scores, paired by split, with its 95 % interval."""
         differences = np.subtract(ours, theirs)
         n_splits, mean = len(differences), float(differences.mean())
         spread = float(differences.std(ddof=1))

@@ -1,15 +1,17 @@
-"""What it costs to choose the prune rate: one path a fold, or a network trained for every cell.
+"""What it costs to choose the prune rate: one path per fold, or a network trained for each cell.
 
-A 64-32-10 network on digits, 5 folds, 10 prune rates: those that a path with step=0.3 passes, so
-that all ways visit the same networks. One process, one after the other:
+A 64-32-10 network is pruned on digits, with 5 folds and the 10 prune rates that a path with
+step=0.3 passes, so that all ways visit the same networks. The ways run in one process, one after
+the other:
 
 - OBDClassifierCV;
-- what it cannot do without: its five fold paths and the final fit, written out by hand, unscored;
+- the part that it cannot do without: its five fold paths and the final fit, written out by hand and
+  not scored;
 - GridSearchCV over the rates with `memory`, which keeps every state, so that none is trained twice;
-- GridSearchCV over the rates with a fresh fit a cell.
+- GridSearchCV over the rates with a fresh fit for each cell.
 
-The first two alternate for three rounds (medians); the others run once. Times are seconds of the
-processor, which other work on the machine changes little. Scores must agree exactly.
+The first two alternate for three rounds (medians); the others run once. Times are processor
+seconds, which other work on the machine changes little. Scores must agree exactly.
 
     python docs/benchmarks/search.py --output docs/benchmarks/search.md
 """
@@ -38,7 +40,7 @@ QUICK = {
 
 
 def timed(function, *args):
-    """What a function returns, and the processor's seconds it took."""
+    """What a function returns, and the processor seconds that it took."""
     started = time.process_time()
     return function(*args), time.process_time() - started
 
@@ -51,7 +53,7 @@ def cross_validated(X, y, rates, settings):
 
 
 def by_hand(X, y, rates, settings, chosen):
-    """The paths of the folds and the final fit, and no more."""
+    """Follow the paths of the folds and make the final fit, and do nothing else."""
     common = {"step": STEP, **settings["parameters"]}
     for train, _ in StratifiedKFold(settings["folds"]).split(X, y):
         OBDClassifier(prune_rate=rates[-1], **common).fit(X[train], y[train])
@@ -60,18 +62,18 @@ def by_hand(X, y, rates, settings, chosen):
 
 def grid_search(X, y, rates, settings, memory=None):
     estimator = OBDClassifier(step=STEP, memory=memory, **settings["parameters"])
-    # Ties to the smaller network, as OBDClassifierCV: the search takes the first of equals.
+    # The search takes the first of equals: ties go to the smaller network, as in OBDClassifierCV.
     grid = {"prune_rate": rates[::-1]}
     return GridSearchCV(estimator, grid, cv=settings["folds"]).fit(X, y)
 
 
 def scores(results, n_folds, order):
-    """Test scores, fold by row of the path."""
+    """Test scores: one row per fold, one column per row of the path."""
     return np.array([results[f"split{k}_test_score"][::order] for k in range(n_folds)])
 
 
 def compare(settings):
-    """Seconds by way (a list of rounds each), the scores by way, and the sizes."""
+    """The seconds of each way (a list over its rounds), and the fitted OBDClassifierCV."""
     settings = settings | {"parameters": settings["parameters"] | {"random_state": 0}}
     X, y = load_digits(return_X_y=True)
     X, y = X[: settings["n_rows"]] / 16, y[: settings["n_rows"]]
@@ -123,13 +125,13 @@ def report(seconds, ours, settings):
     return [
         "# The cost of choosing the prune rate",
         f"{settings['n_rows']} rows of digits, {settings['folds']} folds, {N_RATES} prune rates "
-        f"(step={STEP}), networks with {settings['parameters']}, the rest at its defaults; one "
+        f"(step={STEP}), networks with {settings['parameters']} and other defaults; one "
         "process. Made by `docs/benchmarks/search.py`.",
         machine(),
         table(["", "processor seconds", "ratio", "rounds"], rows),
-        f"OBDClassifierCV to its parts, round by round: {', '.join(f'{r:.3f}' for r in ratios)}. "
-        "All three ways gave exactly equal scores for every fold and prune rate, and the same "
-        "final network.",
+        "Ratio of OBDClassifierCV to its parts, round by round: "
+        f"{', '.join(f'{r:.3f}' for r in ratios)}. All three ways gave exactly equal scores for "
+        "every fold and prune rate, and the same final network.",
         "Test accuracy over the folds, by parameters left:",
         table(["parameters", "prune rate", "mean", "std"], sizes),
     ]

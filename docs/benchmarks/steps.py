@@ -1,11 +1,11 @@
 """What a deletion costs, term by term, and how long the steps should be.
 
-A 64-32-10 network on digits, trained as the default one is. First: the Taylor terms of a path in
-small steps, and how far the prediction is off by the diagonal alone and with the gradient's term,
-for networks with the default weight decay, a strong one, or stopped early. Then: fixed steps, steps
-in parts with saliencies recomputed, and trust regions, to 5 and 2 % of the parameters: iterations,
-epochs, the training loss and the accuracy on test rows at the end. Seeds change the split and the
-network; test rows are only scored.
+A 64-32-10 network on digits is trained as the default one is. The first part measures the Taylor
+terms of a path in small steps, and how far the prediction is off with only the diagonal and with
+the gradient's term added, for networks with the default weight decay, with a strong one, or stopped
+early. The second part compares fixed steps, steps in parts with saliencies recomputed, and trust
+regions, to 5 and 2 % of the parameters: iterations, epochs, and the training loss and the accuracy
+on test rows at the end. Seeds change the split and the network; test rows are only scored.
 
     python docs/benchmarks/steps.py --output docs/benchmarks/steps.md
 """
@@ -59,7 +59,7 @@ def fit(seed, settings, **parameters):
 
 
 def terms(seed, settings, reason, saliency):
-    """Sums of the terms over a path in small steps, and the errors of two predictions."""
+    """The sums of the terms over a path in small steps, and the errors of two predictions."""
     clf, _ = fit(
         seed,
         settings,
@@ -100,9 +100,10 @@ def report(settings, n_jobs):
         f"{settings['seeds']}; mean ± standard error. Made by `docs/benchmarks/steps.py`.",
         machine(),
         "## Terms",
-        "2 % of what is left at a time to 80 %, 5 epochs of retraining. Sums over the path; *off*: "
-        "sum of the absolute errors of the prediction over that of the actual increases, by the "
-        "diagonal alone and with the first-order term.",
+        "Paths delete 2 % of what is left at a time, to 80 %, with 5 epochs of retraining. Terms "
+        "are sums over the path. *off*: the sum of the absolute errors of the prediction, divided "
+        "by that of the actual increases, with only the diagonal and with the first-order term "
+        "added.",
     ]
     cells = [(reason, saliency) for reason in REASONS for saliency in ("obd", "taylor")]
     rows = []

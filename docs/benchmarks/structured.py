@@ -1,31 +1,33 @@
 """Whole units pruned on USPS: the smallest network within a point of dense accuracy, and its speed.
 
-Beside Torch-Pruning, on two networks of `inference.py`, float32: 256-512-512-10 and a LeNet. For
-each seed 20 % of the training rows, stratified, are held out for validation, and one dense network
-is trained on the rest. From its weights every method follows a path of equally many steps, with the
-same optimiser and equally many epochs of retraining after each:
+sk_obd and Torch-Pruning prune two float32 networks of `inference.py`: 256-512-512-10 and a LeNet.
+For each seed, 20 % of the training rows (stratified) are held out for validation, and one dense
+network is trained on the rest. Starting from its weights, every method follows a path with the same
+number of steps, with the same optimiser and the same number of epochs of retraining after each
+step:
 
-- sk_obd, units: `granularity="unit"`, a fifth of the parameters in the units left deleted in a
-  step, then `compact("dense")`;
-- sk_obd, parameters: the default, a fifth of the parameters left, then `compact("dense")`;
-- Torch-Pruning, by its magnitude (its own default), Taylor or Hessian importance, a fifth of the
-  units left in a step; in each layer alike (its default) or over all layers (*global*). Taylor is
-  given the gradient of all training rows. Hessian is given the mean square of every row's gradient:
-  its own `accumulate_grad` (1.6.1) keeps that of the last row alone.
+- sk_obd, units: `granularity="unit"`, each step deletes a fifth of the parameters in the units
+  left, then `compact("dense")`;
+- sk_obd, parameters: the default, each step deletes a fifth of the parameters left, then
+  `compact("dense")`;
+- Torch-Pruning, by its magnitude (its own default), Taylor or Hessian importance: each step deletes
+  a fifth of the units left, in each layer alike (its default) or over all layers together
+  (*global*). Taylor is given the gradient of all training rows. Hessian is given the mean square of
+  every row's gradient: its own `accumulate_grad` (1.6.1) keeps only that of the last row.
 
-All training is done by the same code. Of each path the network with the fewest parameters is taken
-whose accuracy on the validation rows is at most a point below the dense network's; test rows are
-scored with this one and the dense one, and nothing is chosen on them. The smallest of some twenty
-networks that pass on 1,458 rows passes partly by luck, so the test accuracy may be lower; that is
-the same for all methods. Times are those of the bare modules, without any estimator around them, on
-one thread, in turns in one process; medians.
+All training is done by the same code. From each path the network with the fewest parameters is
+taken whose accuracy on the validation rows is at most a point below the dense network's. Test rows
+are scored with this network and the dense one, and nothing is chosen on them. The smallest of some
+twenty networks that pass on 1,458 rows passes partly by luck, so the test accuracy may be lower;
+that is the same for all methods. Times are those of the bare modules, without any estimator around
+them, on one thread, in turns in one process; they are medians.
 
     python docs/benchmarks/structured.py --data FOLDER --cache FOLDER --train
     python docs/benchmarks/structured.py --data FOLDER --cache FOLDER --output structured.md
 
 The first command only follows the paths; the second times the networks chosen, on an idle machine.
-Where the data are from, inference.py says. Without Torch-Pruning (`pip install torch-pruning`) its
-lines are left out.
+inference.py says where the data are from. The lines of Torch-Pruning are left out where it is not
+installed (`pip install torch-pruning`).
 """
 
 import argparse
@@ -46,11 +48,11 @@ from sk_obd import OBDClassifier
 from sk_obd.curvature import diagonal
 from sk_obd.pruning.schedule import schedule
 
-#: Share of what is left that goes in a step.
+#: The share of what is left that each step deletes.
 STEP = 0.2
-#: Below the dense network's accuracy.
+#: How far below the dense network's accuracy a network may be.
 TOLERANCE = 0.01
-#: Rows in a forward pass, and how often it is made in its turn.
+#: Rows in a forward pass: how often it is made in its turn.
 BATCHES = {10_000: 1, 1: 100}
 
 FULL = {
@@ -136,7 +138,7 @@ def theirs(importance, is_global, prepare=None):
 
 
 def shares(settings, n=10_000):
-    """Of what is deleted after each step, the same for units as for parameters."""
+    """The shares deleted after each step, the same for units as for parameters."""
     return [total / n for total in schedule(n, settings["prune_rate"], STEP)]
 
 
@@ -146,7 +148,7 @@ def gradients(module, X, y):
 
 
 def squared_gradients(module, X, y):
-    """In the place of the gradients, where GroupHessianImportance looks for them."""
+    """Put squared gradients where GroupHessianImportance looks for gradients."""
     fisher = diagonal(module, nn.CrossEntropyLoss(), X, y, method="fisher")
     for name, parameter in module.named_parameters():
         parameter.grad = fisher[name].to(parameter.dtype)
@@ -180,7 +182,7 @@ def accuracy(module, X, y):
 
 @torch.inference_mode()
 def multiplications(module, X):
-    """Of a forward pass, for a row: those of Linear layers and convolutions."""
+    """The multiplications of a forward pass for one row, in Linear layers and convolutions."""
     counts = []
 
     def count(layer, inputs, output):
@@ -219,7 +221,7 @@ def smallest(path, rows, dense_validation):
 
 
 def follow(name, seed, settings, folder, cache):
-    """The dense network and those that the methods end with, by name; from the cache if there."""
+    """The dense network and the one each method ends with; from the cache where it has them."""
     rows, found = split(name, folder, seed), {}
     for method in ["dense", *METHODS]:
         file = cache / f"{name}-{seed}-{method.replace(', ', '-')}.joblib"
@@ -259,16 +261,16 @@ def report(results, settings):
     n_steps = len(shares(settings))
     parts = [
         "# Whole units pruned, beside Torch-Pruning",
-        f"The smallest network of each path within {TOLERANCE:.0%} of the dense network's accuracy "
-        "on validation rows. Dense training: "
-        f"{settings['epochs']} epochs; then {n_steps} steps, each with a fifth of what is left "
-        f"deleted and {settings['retrain_epochs']} epochs of retraining. *parameters*: stored in "
-        "the dense layers left. *alive*: of these, not deleted. *MACs*: multiplications of a "
-        "forward pass, as a share of the dense network's. *test*: accuracy, and its difference to "
-        "the dense network's in points. *speed*: how many times as fast the bare module is as the "
-        f"dense one, for {' / '.join(f'{n:,}' for n in BATCHES)} rows, on "
-        f"{torch.get_num_threads()} thread(s). Means over the seeds; each seed below. Made by "
-        "`docs/benchmarks/structured.py`.",
+        f"Each line is for the smallest network of a path that is within {TOLERANCE:.0%} of the "
+        f"dense network's accuracy on validation rows. Dense training takes {settings['epochs']} "
+        f"epochs; then follow {n_steps} steps, each of which deletes a fifth of what is left and "
+        f"retrains for {settings['retrain_epochs']} epochs. *parameters*: those stored in the "
+        "dense layers left. *alive*: those of them that are not deleted. *MACs*: multiplications "
+        "of a forward pass, as a share of the dense network's. *test*, *- dense*: test accuracy, "
+        "and its difference to the dense network's in points. *speed*: how many times as fast the "
+        f"bare module is as the dense one, for {' / '.join(f'{n:,}' for n in BATCHES)} rows, on "
+        f"{torch.get_num_threads()} thread(s). Each network has a table of means over the seeds, "
+        "and then one of all seeds. Made by `docs/benchmarks/structured.py`.",
         machine(),
     ]
     for name, seeds in results.items():
@@ -329,16 +331,16 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a small one on digits: does it run?")
+    parser.add_argument("--quick", action="store_true", help="a small net on digits: does it run?")
     parser.add_argument("--data", type=Path, help="folder with usps.npz")
-    parser.add_argument("--cache", type=Path, help="folder for the networks, to go on from")
-    parser.add_argument("--train", action="store_true", help="only follow what is not in the cache")
+    parser.add_argument("--cache", type=Path, help="folder for the networks, to continue from")
+    parser.add_argument("--train", action="store_true", help="only follow paths not in the cache")
     parser.add_argument("--output", help="Markdown file to write")
     options = parser.parse_args()
     if not (options.quick or options.data):
-        parser.error("--data names the folder with usps.npz; --quick does without.")
+        parser.error("--data names the folder with usps.npz; only --quick does not need it.")
     if not installed("torch_pruning"):
-        print("Without Torch-Pruning, which is not installed.")
+        print("Torch-Pruning is not installed, so its lines are left out.")
 
     settings = QUICK if options.quick else FULL
     torch.set_num_threads(1)

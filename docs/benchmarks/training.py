@@ -1,14 +1,15 @@
-"""Training a small network: an epoch of `fit`, beside three others.
+"""Training a small network: an epoch of `fit` beside three others.
 
-A 64-100-10 network on scikit-learn's digits, float32, Adam, batches of 128 shuffled rows; all in
-one run, in turns, medians. Then the same while another process keeps one core busy, where torch's
-default of a thread for every core makes small networks very slow.
+A 64-100-10 network is trained on scikit-learn's digits, in float32, by Adam, with batches of 128
+shuffled rows. All competitors take turns in one run, and times are medians. Then the same is
+measured while another process keeps one core busy: there torch's default of one thread per core
+makes small networks very slow.
 
     python docs/benchmarks/training.py --output docs/benchmarks/training.md
     python docs/benchmarks/training.py --threads
 
-The second command times single steps on one and two threads, over network sizes: it is where
-SMALL_STEP in sk_obd/training/nets.py comes from.
+The second command times single steps on one and two threads, for a range of network sizes.
+SMALL_STEP in sk_obd/training comes from it.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def network():
 
 
 def skorch_net(epochs):
-    """A net as skorch's users write it; every row is trained on, as by the others."""
+    """A net as users of skorch write it. It trains on every row, as the others do."""
     return NeuralNetClassifier(
         network(),
         criterion=nn.CrossEntropyLoss,
@@ -65,16 +66,16 @@ def skorch_net(epochs):
 
 
 def random_masks(module):
-    """Four parameters of five deleted."""
+    """Masks with four of five parameters deleted."""
     torch.manual_seed(1)
     return {name: torch.rand(p.shape) > 0.8 for name, p in module.named_parameters()}
 
 
-# -- the competitors: each trains for some epochs, and says how many seconds one took --------------
+# -- the competitors: each trains for some epochs, and returns the seconds that one took -----------
 
 
 def bare_loop(epochs, masked, threads):
-    """What one would write by hand; deleted weights are set to zero after each step."""
+    """The loop written by hand; deleted weights are set to zero after each step."""
     X, y = map(torch.from_numpy, data())
     module = network()
     parameters = list(module.parameters())
@@ -158,7 +159,7 @@ COMPETITORS = {
     "MLPClassifier": mlp_classifier,
     TORCH_DEFAULT: partial(bare_loop, threads=DEFAULT_THREADS),
 }
-# These use a thread for every core: beside a busy process they may be 100 times slower.
+# These use one thread per core: beside a busy process they may be 100 times slower.
 UNGUARDED = ("stock skorch", "MLPClassifier", TORCH_DEFAULT)
 
 
@@ -198,7 +199,7 @@ def medians(repetitions, epochs, unguarded_epochs):
 
 
 def milliseconds(seconds, reference):
-    """A time, and how many times the reference it is."""
+    """A time in milliseconds, and its ratio to the reference."""
     if seconds is None:
         return "", ""
     return f"{seconds * 1e3:.1f}", f"{seconds / reference:.2f}"
@@ -206,7 +207,7 @@ def milliseconds(seconds, reference):
 
 def epochs_report(quick):
     epochs, repetitions = (3, 1) if quick else (50, 9)
-    for run in COMPETITORS.values():  # what is imported or allocated once
+    for run in COMPETITORS.values():  # imports and allocates what is needed once
         run(1, masked=False)
     alone = medians(repetitions, epochs, epochs)
     with busy_core():
@@ -226,10 +227,10 @@ def epochs_report(quick):
     header = ["", "dense, ms", "ratio", "masked, ms", "ratio"]
     return [
         "# Training a small network",
-        f"An epoch of a 64-100-10 network on the digits (1797 rows, batches of {BATCH}, float32, "
-        f"Adam), in milliseconds; medians of {repetitions} interleaved repetitions of {epochs} "
-        "epochs. Masked: with 80 % of the parameters held at zero. Made by "
-        "`docs/benchmarks/training.py`.",
+        "Times are for an epoch of a 64-100-10 network on the digits (1797 rows, batches of "
+        f"{BATCH}, float32, Adam), in milliseconds; they are medians of {repetitions} interleaved "
+        f"repetitions of {epochs} epochs. *masked*: with 80 % of the parameters held at zero. Made "
+        "by `docs/benchmarks/training.py`.",
         machine(),
         "Ratios are to the bare loop on one thread (fused Adam, rows taken by index):",
         table(header, rows(alone, reference=lambda name: BARE)),
@@ -242,7 +243,7 @@ def epochs_report(quick):
 
 
 def step_time(module, batch, threads, seconds):
-    """Median seconds of a training step, over about so many seconds."""
+    """Median seconds of a training step, measured for about `seconds` seconds."""
     torch.set_num_threads(threads)
     X = torch.randn(batch, module[0].in_features, dtype=module[0].weight.dtype)
     y = torch.randint(10, (batch,))
@@ -276,8 +277,8 @@ def threads_report(quick):
     rows = [[dtype, f"{work:.1e}", *rest] for dtype, work, *rest in sorted(rows)]
     return [
         "# One thread or two",
-        "A training step of a 64-width-width-10 network (fused Adam); multiply-adds are "
-        "parameters x batch x 3. Where 1/2 is above 1, two threads are faster.",
+        "Times are for a training step of a 64-width-width-10 network (fused Adam); multiply-adds "
+        "are parameters x batch x 3. Where the column 1/2 is above 1, two threads are faster.",
         machine(),
         table(["", "multiply-adds", "width", "batch", "1 thread, ms", "2, ms", "1/2"], rows),
     ]

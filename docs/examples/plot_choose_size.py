@@ -2,14 +2,15 @@
 Choose the size by cross-validation
 ===================================
 
-How small can the network be? ``OBDClassifierCV`` follows one pruning path in every fold, scores
-each network on it on rows that the fold has not seen, and fits all rows to the size it chooses: the
-one with the best mean score, or the smallest within one standard error of it.
+How small can the network be? ``OBDClassifierCV`` follows one pruning path in each fold and scores
+each network of that path on rows that the fold has not seen. It chooses the size with the best mean
+score, or the smallest size within one standard error of it, and prunes a network on all rows to
+that size.
 """
 
 # %%
-# The data: 30 measurements of cell nuclei, benign or malignant. A quarter is kept aside, and used
-# only at the end.
+# The data are 30 measurements of cell nuclei, benign or malignant. A quarter of the rows is kept
+# aside and used only at the end.
 import matplotlib.pyplot as plt
 import pandas as pd
 from sklearn.datasets import load_breast_cancer
@@ -26,21 +27,21 @@ scaler = StandardScaler().fit(X_train)
 X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
 
 # %%
-# Five paths from 3302 parameters to 7, and the final fit. The log-loss tells sizes apart better
-# than accuracy does on so few rows.
+# Five paths lead from 3302 parameters to 7; the final fit follows. On so few rows, the log-loss
+# tells sizes apart better than accuracy does.
 clf = OBDClassifierCV(
     prune_rate=0.998, cv=5, scoring="neg_log_loss", rule="one_se", random_state=0, verbose=1
 )
 clf.fit(X_train, y_train)
 
 # %%
-# A row for every size, from the dense network on.
+# The results have one row for each size, starting with the dense network.
 results = pd.DataFrame(clf.cv_results_)
 columns = ["n_params", "prune_rate", "mean_test_score", "std_test_score", "mean_fit_time"]
 print(results[columns].to_string(float_format="{:.4f}".format))
 
 # %%
-# The network chosen, the dense one it came from, and how both do on the rows kept aside.
+# How do the chosen network and the dense one that it came from do on the rows kept aside?
 for name, network in {"dense": clf.at(iteration=0), "chosen": clf}.items():
     read = network.support_.sum()
     print(
@@ -49,8 +50,9 @@ for name, network in {"dense": clf.at(iteration=0), "chosen": clf}.items():
     )
 
 # %%
-# The picture: each line a fold, the band the mean and its standard error. The rule takes the
-# smallest network whose mean is below the dashed line, which is one standard error above the best.
+# In the picture each grey line is a fold, and the band is the mean with its standard error. The
+# rule takes the smallest network whose mean is below the dashed line, which is one standard error
+# above the best mean.
 n_folds = 5
 folds = -results[[f"split{k}_test_score" for k in range(n_folds)]]
 loss = folds.mean(axis=1)

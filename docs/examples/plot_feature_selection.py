@@ -2,15 +2,15 @@
 Select features by pruning
 ==========================
 
-A pruned network no longer reads all of its inputs. ``support_`` says which it still reads, and
-``feature_importances_`` sums the saliencies of the weights that read each, so scikit-learn's
-``SelectFromModel`` can put a pruned network in front of any other estimator. Here it chooses pixels
-of the handwritten digits for a nearest-neighbour classifier, beside mutual information and a
-random forest.
+A pruned network no longer reads all of its inputs. ``support_`` says which inputs it still reads,
+and ``feature_importances_`` has, for each input, the sum of the saliencies of the weights that read
+it. With these, scikit-learn's ``SelectFromModel`` can put a pruned network in front of any other
+estimator. Here a pruned network chooses pixels of the handwritten digits for a nearest-neighbour
+classifier, and is compared with mutual information and a random forest.
 """
 
 # %%
-# The data: 8 x 8 images, so 64 features, of which the corners are nearly always empty.
+# The data are 8 x 8 images. They have 64 features, and their corners are nearly always empty.
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -31,8 +31,8 @@ neighbours = KNeighborsClassifier(5)
 network = OBDClassifier(prune_rate=0.95, random_state=0)
 
 # %%
-# The pixels that the pruned network still reads: ``support_`` is True or False, so any threshold
-# between is the same. How many there are, the network decides.
+# Select the pixels that the pruned network still reads. ``support_`` is True or False, so any
+# threshold between 0 and 1 gives the same result. The network decides how many pixels there are.
 selector = SelectFromModel(network, importance_getter="support_", threshold=0.5)
 result = cross_validate(
     make_pipeline(selector, neighbours), X, y, cv=folds, return_estimator=True, n_jobs=2
@@ -44,9 +44,9 @@ everything = cross_validate(neighbours, X, y, cv=folds)["test_score"]
 print(f"Neighbours on all 64: accuracy {everything.mean():.4f}")
 
 # %%
-# For a number of pixels of one's own choice, ``SelectFromModel(network, threshold=-np.inf,
+# To choose the number of pixels yourself, ``SelectFromModel(network, threshold=-np.inf,
 # max_features=16)`` takes the most important ones. To compare several numbers without training
-# again, rank the pixels once in each fold, on its training rows alone, as it would.
+# again, rank the pixels once in each fold, on its training rows only, as ``SelectFromModel`` would.
 sizes = [4, 6, 8, 10, 12, 16, 20, 24, 32]
 forest = RandomForestClassifier(200, random_state=0)
 rankings = {
@@ -72,9 +72,10 @@ print("Cross-validated accuracy of the neighbours by the number of pixels:")
 print(means.rename_axis("pixels").to_string(float_format="{:.3f}".format))
 
 # %%
-# The spread over the folds says how much of a difference counts. With few pixels the forest's
-# choice is as good or better; from 16 on, the network's is level with it or better, and ahead of
-# mutual information, which judges each pixel by itself.
+# The spread over the folds says how large a difference must be to count. With few pixels, the
+# forest's choice is as good as the network's or better. From 16 pixels on, the network's choice is
+# level with the forest's or better, and ahead of mutual information, which judges each pixel by
+# itself.
 spread = pd.DataFrame(
     {f"OBD - {n}": (scores["OBD"] - scores[n]).std(axis=0, ddof=1) for n in means.columns[1:]},
     index=sizes,
@@ -83,8 +84,9 @@ print("Standard deviation over folds of the paired differences:")
 print(spread.rename_axis("pixels").to_string(float_format="{:.3f}".format))
 
 # %%
-# What the pruned network looks at (in how many of the five folds it reads a pixel, and how much
-# saliency its weights have), and what the choice is worth.
+# The two maps show what the pruned network looks at: in how many of the five folds it reads a
+# pixel, and how much saliency the weights that read the pixel have. The curves show what its choice
+# is worth.
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.9), layout="constrained", width_ratios=[1, 1, 1.6])
 maps = {
     "folds that read a pixel": np.sum(read, axis=0),

@@ -3,14 +3,14 @@ Prune a network on the digits
 =============================
 
 Optimal Brain Damage takes a network for scikit-learn's handwritten digits from 7510 parameters
-down to 376: train, delete the parameters whose removal is predicted to raise the training loss
-least, retrain, and so on. Deleting by magnitude and at random, with everything else the same,
+down to 376: it trains, deletes the parameters whose removal is predicted to raise the training loss
+least, retrains, and so on. Deleting by magnitude and at random, with everything else the same,
 shows what the choice of parameters is worth.
 """
 
 # %%
-# The data: 8 x 8 images, with half of them kept aside for the test. Nothing below is chosen by
-# looking at the test half.
+# The data are 8 x 8 images, and half of them are kept aside for the test. Nothing below is chosen
+# by looking at the test half.
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -26,19 +26,20 @@ X_train, X_test, y_train, y_test = train_test_split(
 
 # %%
 # Train the default network (one hidden layer of 100 units) and prune 95 % of its parameters, a
-# fifth of what is left at a time. ``verbose=1`` tells how it goes.
+# fifth of what is left at a time. ``verbose=1`` prints the progress.
 clf = OBDClassifier(prune_rate=0.95, random_state=0, verbose=1).fit(X_train, y_train)
 
 # %%
-# The path has a row for each deletion: the increase of the training loss that the saliencies
-# predicted, the one that came (before retraining), and how the network did once retrained.
+# The path has a row for each deletion. It shows the increase of the training loss that the
+# saliencies predicted, the increase that was measured before retraining, and how well the network
+# did after retraining.
 columns = ["n_params", "predicted_increase", "actual_increase", "loss", "train_score", "n_epochs"]
 print(clf.path_.to_frame()[columns].to_string(float_format="{:.4f}".format, na_rep=""))
 
 # %%
-# The same sizes reached by deleting the smallest weights, and any weights. The dense network is
-# the same for all three, since only what is deleted differs. ``at`` gives the network of every
-# row without training again.
+# The same sizes are now reached by deleting the smallest weights, and by deleting random ones. The
+# dense network is the same for all three, since only what is deleted differs. ``at`` gives the
+# network of every row without training again.
 fits = {"OBD": clf}
 for saliency in ("magnitude", "random"):
     print(f"The same with saliency={saliency!r} ...", flush=True)
@@ -56,14 +57,14 @@ print("Test accuracy by the number of parameters left:")
 print(scores.to_string(float_format="{:.3f}".format))
 
 # %%
-# How much of a difference counts? A score of 0.97 on so many test images has a standard error of
-# about 0.006, so lines that run closer than twice that are not told apart by this one split; the
-# benchmarks repeat such comparisons over many.
+# How large must a difference be to count? A score of 0.97 on so many test images has a standard
+# error of about 0.006. Lines that run closer together than twice that cannot be told apart by this
+# one split; the benchmarks repeat such comparisons over many splits.
 dense = scores["OBD"].iloc[0]
 print(f"Standard error of the dense score: {np.sqrt(dense * (1 - dense) / len(y_test)):.3f}")
 
 # %%
-# The picture: from the dense network on the left to a twentieth of it on the right. The logit
+# The picture runs from the dense network on the left to a twentieth of it on the right. The logit
 # scale gives room to the differences near 1.
 fig, ax = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
 ax.axhline(dense, color="0.45", ls="--", lw=1.2, label="dense")
