@@ -1,14 +1,19 @@
 """What the estimators share, and ``fit``: from X and y to a pruned network."""
 
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+from joblib import Memory
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import validate_data
+from skorch import NeuralNet
 
 from ..pruning.cache import IterationCache, key_of
 from ..pruning.groups import groups_of
@@ -35,7 +40,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
     ``_targets_class`` what its y is.
     """
 
-    def set_params(self, **params):
+    def set_params(self, **params) -> Self:
         """Set parameters; those named ``net__...`` reach the skorch net.
 
         Raises
@@ -128,36 +133,36 @@ class PlainOBD(BaseOBD):
 
     def __init__(
         self,
-        net=None,
+        net: NeuralNet | None = None,
         *,
-        prune_rate=0.5,
-        step=0.2,
-        n_recomputations=0,
-        trust_region=None,
-        granularity="parameter",
-        sweep=False,
-        saliency="obd",
-        curvature="ggn",
-        prunable=None,
-        retrain_epochs=20,
-        max_loss_increase=None,
-        early_stopping=False,
-        n_iter_no_change=5,
-        tol=1e-3,
-        validation_fraction=0.1,
-        scoring=None,
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        learning_rate_init=3e-3,
-        batch_size="auto",
-        max_epochs=200,
-        weight_decay="auto",
-        keep_path="all",
-        memory=None,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-    ):
+        prune_rate: float = 0.5,
+        step: float | None = 0.2,
+        n_recomputations: int = 0,
+        trust_region: float | None = None,
+        granularity: str = "parameter",
+        sweep: bool = False,
+        saliency: str | Callable = "obd",
+        curvature: str = "ggn",
+        prunable: str | Sequence[str] | Callable | None = None,
+        retrain_epochs: int = 20,
+        max_loss_increase: float | None = None,
+        early_stopping: bool = False,
+        n_iter_no_change: int = 5,
+        tol: float = 1e-3,
+        validation_fraction: float = 0.1,
+        scoring: str | Callable | None = None,
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: str = "relu",
+        learning_rate_init: float = 3e-3,
+        batch_size: int | str = "auto",
+        max_epochs: int = 200,
+        weight_decay: float | str = "auto",
+        keep_path: str = "all",
+        memory: str | PathLike | Memory | None = None,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.net = net
         self.prune_rate = prune_rate
         self.step = step
@@ -187,7 +192,15 @@ class PlainOBD(BaseOBD):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+    def fit(
+        self,
+        X,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val=None,
+        y_val: ArrayLike | None = None,
+    ) -> Self:
         """Train, prune and retrain the network.
 
         Parameters

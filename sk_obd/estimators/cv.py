@@ -1,14 +1,20 @@
 """OBDClassifierCV and OBDRegressorCV: the prune rate, chosen along one pruning path per fold."""
 
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
+from os import PathLike
+from typing import Self
 
 import numpy as np
 import sklearn
+from joblib import Memory
+from numpy.typing import ArrayLike
 from sklearn.metrics import check_scoring, get_scorer
-from sklearn.model_selection import KFold, check_cv
+from sklearn.model_selection import BaseCrossValidator, KFold, check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.parallel import Parallel, delayed
+from skorch import NeuralNet
 
 from .base import BaseOBD
 from .docstrings import documented
@@ -30,30 +36,30 @@ class BaseOBDCV(BaseOBD):
 
     def __init__(
         self,
-        net=None,
+        net: NeuralNet | None = None,
         *,
-        prune_rate=0.98,
-        step=0.2,
-        n_recomputations=0,
-        cv=None,
-        scoring=None,
-        rule="best",
-        n_jobs=None,
-        saliency="obd",
-        curvature="ggn",
-        prunable=None,
-        retrain_epochs=20,
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        learning_rate_init=3e-3,
-        batch_size="auto",
-        max_epochs=200,
-        weight_decay="auto",
-        keep_path="all",
-        memory=None,
-        random_state=None,
-        verbose=0,
-    ):
+        prune_rate: float = 0.98,
+        step: float | None = 0.2,
+        n_recomputations: int = 0,
+        cv: int | BaseCrossValidator | Iterable | None = None,
+        scoring: str | Callable | None = None,
+        rule: str = "best",
+        n_jobs: int | None = None,
+        saliency: str | Callable = "obd",
+        curvature: str = "ggn",
+        prunable: str | Sequence[str] | Callable | None = None,
+        retrain_epochs: int = 20,
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: str = "relu",
+        learning_rate_init: float = 3e-3,
+        batch_size: int | str = "auto",
+        max_epochs: int = 200,
+        weight_decay: float | str = "auto",
+        keep_path: str = "all",
+        memory: str | PathLike | Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.net = net
         self.prune_rate = prune_rate
         self.step = step
@@ -77,7 +83,15 @@ class BaseOBDCV(BaseOBD):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y, sample_weight=None, *, groups=None, **params):
+    def fit(
+        self,
+        X,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        **params,
+    ) -> Self:
         """Follow a path in every fold, choose the size, and fit all rows to it.
 
         Parameters
@@ -155,7 +169,7 @@ class BaseOBDCV(BaseOBD):
         tasks.end()
         return self
 
-    def get_metadata_routing(self):
+    def get_metadata_routing(self) -> MetadataRouter:
         """How metadata given to ``fit`` reach the splitter and the scorer.
 
         Returns
@@ -276,31 +290,31 @@ class OBDClassifierCV(FittedClassifier, BaseOBDCV):
 
     def __init__(
         self,
-        net=None,
+        net: NeuralNet | None = None,
         *,
-        prune_rate=0.98,
-        step=0.2,
-        n_recomputations=0,
-        cv=None,
-        scoring=None,
-        rule="best",
-        n_jobs=None,
-        saliency="obd",
-        curvature="ggn",
-        prunable=None,
-        retrain_epochs=20,
-        class_weight=None,
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        learning_rate_init=3e-3,
-        batch_size="auto",
-        max_epochs=200,
-        weight_decay="auto",
-        keep_path="all",
-        memory=None,
-        random_state=None,
-        verbose=0,
-    ):
+        prune_rate: float = 0.98,
+        step: float | None = 0.2,
+        n_recomputations: int = 0,
+        cv: int | BaseCrossValidator | Iterable | None = None,
+        scoring: str | Callable | None = None,
+        rule: str = "best",
+        n_jobs: int | None = None,
+        saliency: str | Callable = "obd",
+        curvature: str = "ggn",
+        prunable: str | Sequence[str] | Callable | None = None,
+        retrain_epochs: int = 20,
+        class_weight: dict | str | None = None,
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: str = "relu",
+        learning_rate_init: float = 3e-3,
+        batch_size: int | str = "auto",
+        max_epochs: int = 200,
+        weight_decay: float | str = "auto",
+        keep_path: str = "all",
+        memory: str | PathLike | Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         super().__init__(
             net,
             prune_rate=prune_rate,

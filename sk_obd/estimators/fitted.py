@@ -1,7 +1,10 @@
 """What a fitted estimator has and can do: predict, go back on its path, be saved and exported."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,7 +17,9 @@ from skorch.history import History
 from .. import export
 from ..compact.net import compact_net
 from ..compact.predictor import Predictor
+from ..compact.report import Report
 from ..export import params_file
+from ..pruning.path import PruningPath
 from ..training import reading
 from ..training.isolation import one_thread
 from ..training.masks import count_alive
@@ -47,7 +52,29 @@ def is_learnt(name):
 
 
 class FittedMixin:
-    """The part of the estimators that comes after ``fit``."""
+    """The part of the estimators that comes after ``fit``.
+
+    ``_starting_net(rows, targets)`` of the estimator is its net started, for a file to be loaded.
+    """
+
+    net: NeuralNet | None
+    _starting_net: Callable
+
+    net_: NeuralNet
+    path_: PruningPath
+    mask_: dict[str, np.ndarray]
+    saliencies_: dict[str, np.ndarray]
+    ranking_: dict[str, np.ndarray]
+    support_: np.ndarray
+    feature_importances_: np.ndarray
+    n_params_: int
+    n_iter_: int
+    n_features_in_: int
+    backend_: str
+    compact_report_: Report
+    _fitted: Fitted
+    #: What the estimator's y is: ClassTargets or ValueTargets.
+    _targets_class: type
 
     # -- becoming fitted -----------------------------------------------------------------------
 
@@ -132,7 +159,13 @@ class FittedMixin:
         with one_thread(fitted.rows.single_thread):
             return getattr(fitted.net, method)(X)
 
-    def at(self, *, iteration=None, n_params=None, prune_rate=None):
+    def at(
+        self,
+        *,
+        iteration: int | None = None,
+        n_params: int | None = None,
+        prune_rate: float | None = None,
+    ) -> Self:
         """A fitted copy with the network of an earlier row of the path, without training.
 
         Parameters
@@ -159,7 +192,7 @@ class FittedMixin:
         row = self.path_.find(iteration=iteration, n_params=n_params, prune_rate=prune_rate)
         return self._at_row(row)
 
-    def compact(self, backend="auto"):
+    def compact(self, backend: str = "auto") -> Self:
         """A fitted copy whose network is really smaller, with the same predictions.
 
         Units that no living weight connects to X are constants and are folded into the biases of
@@ -212,7 +245,7 @@ class FittedMixin:
         small.compact_report_ = found.report
         return small
 
-    def save_params(self, path):
+    def save_params(self, path: str | PathLike) -> None:
         """Save the fitted network to a file, without pickle.
 
         A safetensors file: the values of what is alive, the masks as compressed bits, the
@@ -235,7 +268,7 @@ class FittedMixin:
         features = {name: getattr(self, name) for name in FEATURES if hasattr(self, name)}
         params_file.save(path, self._fitted, self.path_, features)
 
-    def load_params(self, path):
+    def load_params(self, path: str | PathLike) -> Self:
         """Become fitted by a file of :meth:`save_params`; loading runs no code from it.
 
         Parameters
@@ -291,7 +324,7 @@ class FittedMixin:
         X = rows.made_up(self.net_.module_, N_COMPARED_ROWS) if X is None else self._check_X(X)
         return export.Source(self, rows, targets, X.toarray() if sparse.issparse(X) else X.numpy())
 
-    def to_onnx(self, path, *, X=None):
+    def to_onnx(self, path: str | PathLike, *, X=None) -> None:
         """Write the predictor as an ONNX file, checked in onnxruntime.
 
         Its input is ``X`` of shape (n, ...), any number n of rows; its outputs are ``label`` (the
@@ -313,7 +346,7 @@ class FittedMixin:
         """
         export.to_onnx(self._source(X), path)
 
-    def to_torch(self, path, *, X=None):
+    def to_torch(self, path: str | PathLike, *, X=None) -> None:
         """Save the predictor as a program of ``torch.export``, which needs only torch.
 
         ``torch.export.load(path).module()(X)`` returns (codes, probabilities), the codes indices
@@ -334,7 +367,7 @@ class FittedMixin:
         """
         export.to_torch(self._source(X), path)
 
-    def to_numpy(self, path, *, X=None):
+    def to_numpy(self, path: str | PathLike, *, X=None) -> None:
         """Write the predictor as a Python file that needs nothing but NumPy.
 
         The file has functions ``predict(X)`` and, for a classifier, ``predict_proba(X)``. Weights
@@ -360,9 +393,10 @@ class FittedMixin:
 class FittedClassifier(ClassifierMixin, FittedMixin):
     """Predicts class labels."""
 
+    classes_: np.ndarray
     _targets_class = ClassTargets
 
-    def predict(self, X):
+    def predict(self, X) -> np.ndarray:
         """Class labels.
 
         Parameters
@@ -378,7 +412,7 @@ class FittedClassifier(ClassifierMixin, FittedMixin):
         codes = self._forward("predict", X) if binary else self.predict_proba(X).argmax(axis=1)
         return self._fitted.targets.decode(codes)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X) -> np.ndarray:
         """Class probabilities, columns ordered as ``classes_``.
 
         The net's ``predict_nonlinearity`` makes probabilities of what its module returns.
@@ -393,7 +427,7 @@ class FittedClassifier(ClassifierMixin, FittedMixin):
         """
         return self._forward("predict_proba", X)
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X) -> np.ndarray:
         """Logarithm of :meth:`predict_proba`; -inf where a probability is 0.
 
         Parameters
@@ -418,7 +452,7 @@ class FittedRegressor(RegressorMixin, FittedMixin):
         tags.target_tags.multi_output = True
         return tags
 
-    def predict(self, X):
+    def predict(self, X) -> np.ndarray:
         """Predicted values.
 
         Parameters

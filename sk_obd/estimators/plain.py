@@ -1,7 +1,19 @@
 """OBDClassifier and OBDRegressor, and their function form, obd_path."""
 
-from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from collections.abc import Callable, Sequence
+from os import PathLike
 
+import numpy as np
+from joblib import Memory
+from numpy.typing import ArrayLike
+from skorch import (
+    NeuralNet,
+    NeuralNetBinaryClassifier,
+    NeuralNetClassifier,
+    NeuralNetRegressor,
+)
+
+from ..pruning.path import PruningPath
 from .base import PlainOBD
 from .docstrings import documented
 from .fitted import FittedClassifier, FittedRegressor
@@ -52,37 +64,37 @@ class OBDClassifier(FittedClassifier, PlainOBD):
 
     def __init__(
         self,
-        net=None,
+        net: NeuralNet | None = None,
         *,
-        prune_rate=0.5,
-        step=0.2,
-        n_recomputations=0,
-        trust_region=None,
-        granularity="parameter",
-        sweep=False,
-        saliency="obd",
-        curvature="ggn",
-        prunable=None,
-        retrain_epochs=20,
-        max_loss_increase=None,
-        early_stopping=False,
-        n_iter_no_change=5,
-        tol=1e-3,
-        validation_fraction=0.1,
-        scoring=None,
-        class_weight=None,
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        learning_rate_init=3e-3,
-        batch_size="auto",
-        max_epochs=200,
-        weight_decay="auto",
-        keep_path="all",
-        memory=None,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-    ):
+        prune_rate: float = 0.5,
+        step: float | None = 0.2,
+        n_recomputations: int = 0,
+        trust_region: float | None = None,
+        granularity: str = "parameter",
+        sweep: bool = False,
+        saliency: str | Callable = "obd",
+        curvature: str = "ggn",
+        prunable: str | Sequence[str] | Callable | None = None,
+        retrain_epochs: int = 20,
+        max_loss_increase: float | None = None,
+        early_stopping: bool = False,
+        n_iter_no_change: int = 5,
+        tol: float = 1e-3,
+        validation_fraction: float = 0.1,
+        scoring: str | Callable | None = None,
+        class_weight: dict | str | None = None,
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: str = "relu",
+        learning_rate_init: float = 3e-3,
+        batch_size: int | str = "auto",
+        max_epochs: int = 200,
+        weight_decay: float | str = "auto",
+        keep_path: str = "all",
+        memory: str | PathLike | Memory | None = None,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         super().__init__(
             net,
             prune_rate=prune_rate,
@@ -160,8 +172,16 @@ class OBDRegressor(FittedRegressor, PlainOBD):
 
 
 def obd_path(
-    net, X, y, *, sample_weight=None, X_val=None, y_val=None, prune_rate=0.98, **parameters
-):
+    net: NeuralNet,
+    X,
+    y: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    X_val=None,
+    y_val: ArrayLike | None = None,
+    prune_rate: float = 0.98,
+    **parameters,
+) -> PruningPath:
     """Train, prune and retrain a network; the whole path, as ``lasso_path`` is to ``Lasso``.
 
     Parameters

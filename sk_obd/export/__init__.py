@@ -1,4 +1,4 @@
-"""The predictor outside of scikit-learn: as an ONNX, a torch or a plain NumPy program.
+"""Private: the predictor outside of scikit-learn, as an ONNX, a torch or a plain NumPy program.
 
 `program` turns an estimator into one `torch.export` program from X to predictions; each of the
 other modules writes that program in a form of its own and checks it against the estimator.

@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ class Contents:
 
     net: NeuralNet
     rows: RowsSeen
-    targets: object
+    #: A ClassTargets or ValueTargets.
+    targets: Any
     path: PruningPath
     #: ``n_features_in_``, and ``feature_names_in_`` where X had names.
     features: dict
@@ -101,14 +103,14 @@ def save(path, fitted, pruning, features):
     write_whole(path, safetensors.torch.save(tensors, {KEY: json.dumps(header)}))
 
 
-def load(path, targets_class: type, start_net: Callable, *, owner, default_net) -> Contents:
+def load(path, targets_class: Any, start_net: Callable, *, owner, default_net) -> Contents:
     """Read a file that :func:`save` wrote.
 
     Parameters
     ----------
     path : str or path
     targets_class : type
-        ClassTargets or ValueTargets: what the estimator that loads takes.
+        ClassTargets or ValueTargets, what the estimator that loads takes.
     start_net : callable
         ``start_net(rows, targets)`` is the estimator's net, started.
     owner : str

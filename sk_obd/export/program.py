@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Source:
     #: What fit saw of the rows.
     rows: RowsSeen
     #: What fit learnt of y: a ClassTargets or ValueTargets.
-    targets: object
+    targets: Any
     #: Rows on which a program is compared with the estimator, as the module takes them.
     compared: np.ndarray
 
@@ -52,6 +53,9 @@ class ExportedPredictor(nn.Module):
     A classifier's gives (codes, probabilities), the codes indices into ``classes_``; a
     regressor's gives the values, with the scaling of y undone, in float64 as ``predict`` does.
     """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, source: Source):
         super().__init__()

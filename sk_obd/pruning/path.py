@@ -7,7 +7,7 @@ import torch
 
 from ..display import PathDisplay
 from ..display.table import path_table
-from .snapshot import spread
+from .snapshot import Snapshot, spread
 
 #: What a deletion did to the loss: NaN in the row of the dense network.
 INCREMENTS = (
@@ -92,10 +92,10 @@ class PruningPath:
         self.groups = groups
         self.keep = keep
         self.kept = 0
-        self.rows = []
-        self.history = []
-        self.networks = {}
-        self.saliency = None
+        self.rows: list[dict] = []
+        self.history: list[dict] = []
+        self.networks: dict[int, Snapshot] = {}
+        self.saliency: dict[str, torch.Tensor] | None = None
         # The row at which each parameter was deleted, 0 where it is alive: masks of every row,
         # and the ranking, in one number per parameter.
         self.deleted_at = {
@@ -103,24 +103,24 @@ class PruningPath:
         }
         self.n_prunable = sum(self.deleted_at[name].numel() for name in self.prunable)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index):
         return self.rows[index]
 
     @property
-    def n_deleted(self):
+    def n_deleted(self) -> int:
         """Number of parameters deleted so far."""
         return sum(int((at > 0).sum()) for at in self.deleted_at.values())
 
     @property
-    def n_deleted_before(self):
+    def n_deleted_before(self) -> int:
         """Number of parameters deleted before the last iteration that deleted any."""
         numbers = [row["n_deleted"] for row in self.rows if row["n_deleted"]]
         return self.n_deleted - (numbers[-1] if numbers else 0)
 
-    def masks(self, row=None):
+    def masks(self, row: int | None = None) -> dict[str, torch.Tensor]:
         """Masks at a row (default: the last), True = alive."""
         row = len(self.rows) if row is None else range(len(self.rows))[row]
         return {name: (at == 0) | (at > row) for name, at in self.deleted_at.items()}
@@ -139,14 +139,14 @@ class PruningPath:
         if kept or self.keep == "all":
             self.networks[i] = found.network
 
-    def saliencies(self):
+    def saliencies(self) -> dict[str, torch.Tensor] | None:
         """Saliencies of the network kept, 0 where deleted; None where they are not known."""
         if self.saliency is None:
             return None
         masks = self.masks(self.kept)
         return {name: spread(alive, masks[name]) for name, alive in self.saliency.items()}
 
-    def ranking(self):
+    def ranking(self) -> dict[str, torch.Tensor]:
         """1 = alive at the kept row; larger = deleted earlier (as in scikit-learn's RFE)."""
         return {
             name: torch.where((at == 0) | (at > self.kept), 1, self.kept - at + 2)
@@ -163,7 +163,7 @@ class PruningPath:
         row = range(len(self.rows))[row]
         self.networks[row].load(module, self.masks(row))
 
-    def network(self, row):
+    def network(self, row: int) -> torch.nn.Module:
         """The module with the parameters of a row, a copy in eval mode.
 
         Raises
@@ -175,7 +175,13 @@ class PruningPath:
         self.load(self.find(iteration=row), module)
         return module.eval()
 
-    def find(self, *, iteration=None, n_params=None, prune_rate=None):
+    def find(
+        self,
+        *,
+        iteration: int | None = None,
+        n_params: int | None = None,
+        prune_rate: float | None = None,
+    ) -> int:
         """The row asked for: that one, or the smallest network with at least that many parameters.
 
         Raises
@@ -183,8 +189,8 @@ class PruningPath:
         ValueError
             If not exactly one of the three is given, or no kept row fits; it lists the rows.
         """
-        wanted = {"iteration": iteration, "n_params": n_params, "prune_rate": prune_rate}
-        wanted = [f"{name}={value}" for name, value in wanted.items() if value is not None]
+        given = {"iteration": iteration, "n_params": n_params, "prune_rate": prune_rate}
+        wanted = [f"{name}={value}" for name, value in given.items() if value is not None]
         if len(wanted) != 1:
             raise ValueError(
                 f"Give exactly one of iteration, n_params and prune_rate; got {wanted or 'none'}."
@@ -279,7 +285,7 @@ class PruningPath:
 
         return pd.DataFrame(self.rows, columns=list(COLUMNS)).rename_axis("iteration")
 
-    def plot(self, *, ax=None, **kwargs):
+    def plot(self, *, ax=None, **kwargs) -> PathDisplay:
         """Score and loss against the number of parameters left.
 
         Parameters

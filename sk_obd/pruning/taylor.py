@@ -9,9 +9,11 @@ at a minimum (*extremal*), the Hessian to be *diagonal*, and the loss to be *qua
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 
 import torch
+from torch import nn
 
 from ..curvature.boundary import check_rows
 from ..training.masks import zero_deleted
@@ -42,14 +44,22 @@ class TaylorTerms:
     off_diagonal: float = 0.0
     higher_order: float = 0.0
 
-    def __add__(self, other):
+    def __add__(self, other: "TaylorTerms") -> "TaylorTerms":
         sums = (a + b for a, b in zip(astuple(self), astuple(other), strict=True))
         return TaylorTerms(*sums)
 
 
 def taylor_terms(
-    module, criterion, X, y, masks, *, sample_weight=None, curvature="ggn", outputs=None
-):
+    module: nn.Module,
+    criterion: Callable,
+    X,
+    y,
+    masks: Mapping,
+    *,
+    sample_weight=None,
+    curvature: str = "ggn",
+    outputs: str | None = None,
+) -> TaylorTerms:
     r"""What deleting parameters does to the loss, measured and expanded.
 
     With :math:`\delta u_k = -u_k` where deleted, 0 elsewhere, and the mean loss

@@ -145,14 +145,14 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
     # Every way by which X enters the graph must be one of the layers seen.
     only_linear = readers and n_uses + last.get(rows, 0) == len(readers)
     names = {parameter: name for name, parameter in module.named_parameters()}
-    found = [names.get(layer.weight) for layer in readers] if only_linear else [None]
+    found = [names[layer.weight] for layer in readers if layer.weight in names]
     return Trial(
         rows.detach(),
         output.detach(),
         tuple(first_output(returned[-1]).shape),
         isinstance(returned[-1], tuple),
         counter.get_total_flops() / 2 / max(1, len(output)),
-        None if None in found else found,
+        found if only_linear and len(found) == len(readers) else None,
         [layer for layer, outs in calls.items() if len(outs) == 1 and outs[0] not in last],
     )
 
