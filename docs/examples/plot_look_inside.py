@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sk_obd import OBDClassifier
 from sk_obd.display import (
     IncreaseDisplay,
-    LayerDisplay,
+    LayerSaliencyDisplay,
     MaskDisplay,
     PathDisplay,
     SaliencyDisplay,
@@ -54,7 +54,7 @@ MaskDisplay.from_estimator(clf, input_shape=(8, 8))
 
 # %%
 # The saliencies of the first layer, and their sums by pixel (above) and by unit (right).
-LayerDisplay.from_estimator(clf, "hidden0.weight")
+LayerSaliencyDisplay.from_estimator(clf, "hidden0.weight")
 
 # %%
 # Every display draws into the axes it is given: here the masks of the same network at three

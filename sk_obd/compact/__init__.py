@@ -1,18 +1,14 @@
 """The pruned network made really smaller: dense, sparse, with the same predictions."""
 
-from .estimator import compact_estimator
-from .flow import NotTraced
-from .report import Report
-from .select import Select
-from .shrink import check_traced, dead, shrink, sweep
+from .report import CompactReport
+from .select import SelectColumns
+from .shrink import check_traceable, dead_parameters, shrink, sweep
 
 __all__ = [
-    "NotTraced",
-    "Report",
-    "Select",
-    "check_traced",
-    "compact_estimator",
-    "dead",
+    "CompactReport",
+    "SelectColumns",
+    "check_traceable",
+    "dead_parameters",
     "shrink",
     "sweep",
 ]

@@ -6,7 +6,7 @@ import torch
 
 from ..training.masks import count_alive
 from ..training.nets import PREDICTION_ROWS, with_module
-from .predictor import choose
+from .predictor import fastest_predictor
 from .shrink import shrink
 
 BACKENDS = ("auto", "dense", "sparse")
@@ -27,7 +27,7 @@ def compact_estimator(estimator, backend):
     fitted.path_ = estimator.path_.without_networks()
     fitted.mask_ = {name: mask.numpy() for name, mask in masks.items()}
     fitted.n_params_ = count_alive(masks)
-    fitted._predictor = choose(fitted.net_, X, backend, estimator._single_thread)
+    fitted._predictor = fastest_predictor(fitted.net_, X, backend, estimator._single_thread)
     names = () if fitted._predictor is None else fitted._predictor.sparse
     report.sparse = tuple(names)
     fitted.backend_ = "sparse" if names else "dense"

@@ -12,9 +12,9 @@ import torch
 from torch import fx
 
 from ..training.nets import evaluating
-from .choose import looks_at_rows, rule_for
-from .rules import VARIES
-from .select import Select
+from .channel_rules import VARIES
+from .matching import looks_at_rows, match_rule
+from .select import SelectColumns
 
 FLATTENS = {torch.flatten, torch.reshape, "view", "reshape", "flatten"}
 IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
@@ -93,7 +93,7 @@ class Channels:
         self.rules = {}
         axes = {}
         for node in self.graph.nodes:
-            rule = rule_for(node, self.module, self.masks, shared, axes)
+            rule = match_rule(node, self.module, self.masks, shared, axes)
             self.rules[node], axes[node] = rule, rule.axis
             if rule.axis is not None:
                 self._values[node] = rule.value(self)
@@ -140,7 +140,7 @@ def unmarked(module):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m, module_qualified_name):
-        return isinstance(m, Select) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, SelectColumns) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Shapes(fx.Interpreter):

@@ -25,7 +25,7 @@ STEPS = (
 )
 
 
-class Predictor:
+class FastPredictor:
     """Predicts as a skorch net does, with its module called directly.
 
     Parameters
@@ -104,30 +104,30 @@ def can_bypass(net):
     )
 
 
-def choose(net, X, backend, single_thread):
+def fastest_predictor(net, X, backend, single_thread):
     """The predictor for a backend; "auto" measures on the rows X, the size of a block.
 
     Returns
     -------
-    Predictor or None
+    FastPredictor or None
         None where the net predicts by steps of its own.
     """
     if not can_bypass(net):
         return None
     n_columns = X.shape[1]
-    dense, module = Predictor(net, n_columns), with_all_columns(net.module_, n_columns)
+    dense, module = FastPredictor(net, n_columns), with_all_columns(net.module_, n_columns)
     if backend == "dense":
         return dense
     linear = tuple(linear_inputs(module, X))
     if backend == "sparse":
-        return Predictor(net, n_columns, linear, always=True)
+        return FastPredictor(net, n_columns, linear, always=True)
     threads = 1 if single_thread else torch.get_num_threads()
     with one_thread(single_thread):
         faster = tuple(faster_sparse(module, X, threads))
     if not faster:
         return dense
     # All of them too: where one layer is CSR and the next is not, rows are put in order between.
-    mixed = [Predictor(net, n_columns, names) for names in dict.fromkeys([faster, linear])]
+    mixed = [FastPredictor(net, n_columns, names) for names in dict.fromkeys([faster, linear])]
     many = torch.cat([X] * (2 * threads))
 
     def duration(predictor):

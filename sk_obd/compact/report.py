@@ -3,7 +3,7 @@
 from ..training.masks import count_alive
 
 
-class Report:
+class CompactReport:
     """The layers of a network before and after it was made smaller.
 
     Attributes

@@ -10,7 +10,7 @@ from torch import nn
 COPY = 24
 
 
-class Select(nn.Module):
+class SelectColumns(nn.Module):
     """Pass on some columns of a matrix.
 
     Parameters
@@ -21,7 +21,7 @@ class Select(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> Select(torch.tensor([0, 2]))(torch.tensor([[1.0, 2.0, 3.0]]))
+    >>> SelectColumns(torch.tensor([0, 2]))(torch.tensor([[1.0, 2.0, 3.0]]))
     tensor([[1., 3.]])
     """
 
@@ -43,7 +43,7 @@ def with_all_columns(module, n_columns):
     Parameters
     ----------
     module : torch.nn.Module
-        Changed where it is ``Sequential(Select, Linear, ...)``, else returned as it is.
+        Changed where it is ``Sequential(SelectColumns, Linear, ...)``, else returned as it is.
     n_columns : int
         Of X.
 
@@ -54,7 +54,7 @@ def with_all_columns(module, n_columns):
     """
     children = list(module.named_children())
     in_line = type(module).forward is nn.Sequential.forward and len(children) > 1
-    if not in_line or [type(layer) for _, layer in children[:2]] != [Select, nn.Linear]:
+    if not in_line or [type(layer) for _, layer in children[:2]] != [SelectColumns, nn.Linear]:
         return module
     (_, select), (name, linear) = children[:2]
     n_kept = len(select.index)

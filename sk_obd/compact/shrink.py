@@ -9,15 +9,15 @@ from torch import fx, nn
 
 from ..training.masks import all_alive
 from ..training.nets import evaluating
+from .channel_rules import CONVOLUTIONS, Scaled, Selected, Weights, double
 from .flow import Channels, NotTraced, unmarked
-from .report import Report
-from .rules import CONVOLUTIONS, Chosen, Scaled, Weights, double
-from .select import Select
+from .report import CompactReport
+from .select import SelectColumns
 
 WITH_WEIGHTS = (nn.Linear, *CONVOLUTIONS)
 
 
-def dead(module, masks, X, prunable=None):
+def dead_parameters(module, masks, X, prunable=None):
     """Masks of the parameters that are alive to no effect.
 
     They belong to a unit (or feature map) from which nothing living leads to the output, or they
@@ -47,7 +47,7 @@ def dead(module, masks, X, prunable=None):
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> masks = {"0.weight": torch.tensor([[True], [False]])}
-    >>> dead(net, masks, torch.zeros(1, 1))["2.weight"]
+    >>> dead_parameters(net, masks, torch.zeros(1, 1))["2.weight"]
     tensor([[False,  True]])
     """
     gone = {name: torch.zeros_like(mask) for name, mask in all_alive(module).items()}
@@ -65,7 +65,7 @@ def sweep(module, masks, X, prunable=None):
     Parameters
     ----------
     module, masks, X, prunable
-        As for :func:`dead`.
+        As for :func:`dead_parameters`.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def sweep(module, masks, X, prunable=None):
     return after
 
 
-def check_traced(module, X):
+def check_traceable(module, X):
     """Raise for a module that :func:`sweep` would leave as it is.
 
     Parameters
@@ -146,11 +146,11 @@ def shrink(module, masks, X):
     -------
     smaller : torch.nn.Module
         Its layers keep their names. It is of the module's own class, except where columns of X are
-        selected (an ``nn.Sequential`` then begins with a `Select`) or where a view had its sizes
-        written as numbers: then a ``torch.fx.GraphModule``.
+        selected (an ``nn.Sequential`` then begins with a `SelectColumns`) or where a view had its
+        sizes written as numbers: then it is a ``torch.fx.GraphModule``.
     masks : dict of name to bool tensor
         Of the smaller network: never more alive than before.
-    report : Report
+    report : CompactReport
         The shapes of each layer before and after, and what was left and why.
     """
     masks = all_alive(module) | {name: mask.cpu() for name, mask in masks.items()}
@@ -159,8 +159,8 @@ def shrink(module, masks, X):
         if not _agree(module, smaller, X):
             raise NotTraced("the smaller network did not agree with it on the rows tried")
     except NotTraced as error:
-        return copy.deepcopy(module), masks, Report.unchanged(module, masks, str(error))
-    return smaller, new_masks, Report.of(module, masks, smaller, new_masks, left)
+        return copy.deepcopy(module), masks, CompactReport.unchanged(module, masks, str(error))
+    return smaller, new_masks, CompactReport.of(module, masks, smaller, new_masks, left)
 
 
 def _shrink(smaller, masks, X):
@@ -249,16 +249,16 @@ def _scaled(channels):
 
 
 def _select(smaller, channels):
-    """Select the columns of X that are read, and put Select modules right that were there."""
+    """Select the columns of X that are read; adapt the SelectColumns modules that were there."""
     nodes = channels.graph.nodes
     X = next(node for node in nodes if node.op == "placeholder")
     index = channels.kept_along(X, 1)
-    # Where Select modules alone read X, they do it.
+    # Where only SelectColumns modules read X, they do it.
     chosen = len(index) < X.meta["shape"][1] and not all(
-        isinstance(channels.rules[user], Chosen) for user in X.users
+        isinstance(channels.rules[user], Selected) for user in X.users
     )
     for node in nodes:
-        if isinstance(channels.rules[node], Chosen):
+        if isinstance(channels.rules[node], Selected):
             layer = channels.module.get_submodule(node.target)
             layer.index = layer.index[channels.kept_along(node, 1)]
             if chosen or node.args[0] is not X:
@@ -273,9 +273,9 @@ def _select(smaller, channels):
         while hasattr(smaller, name):
             name += "_"
         if type(smaller).forward is nn.Sequential.forward and not channels.reshaped:
-            parts = OrderedDict([(name, Select(index)), *smaller.named_children()])
+            parts = OrderedDict([(name, SelectColumns(index)), *smaller.named_children()])
             return nn.Sequential(parts).train(smaller.training)
-        smaller.add_module(name, Select(index))
+        smaller.add_module(name, SelectColumns(index))
         users = list(X.users)
         with graph.inserting_after(X):
             node = graph.call_module(name, (X,))

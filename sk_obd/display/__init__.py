@@ -7,11 +7,11 @@ imported when something is drawn.
 from .increase import IncreaseDisplay
 from .mask import MaskDisplay
 from .path import PathDisplay
-from .saliency import LayerDisplay, SaliencyDisplay
+from .saliency import LayerSaliencyDisplay, SaliencyDisplay
 
 __all__ = [
     "IncreaseDisplay",
-    "LayerDisplay",
+    "LayerSaliencyDisplay",
     "MaskDisplay",
     "PathDisplay",
     "SaliencyDisplay",

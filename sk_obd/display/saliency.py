@@ -191,7 +191,7 @@ def decades(lowest, highest, most=5):
     return [tick for tick, _, _ in found], [f"{m * 10.0**k:.0e}" for _, m, k in found]
 
 
-class LayerDisplay:
+class LayerSaliencyDisplay:
     """The saliencies of one weight: a heat map by unit and input, and their sums.
 
     Deleted weights are blank. The colours are logarithmic; above are the sums over units (how
@@ -222,10 +222,10 @@ class LayerDisplay:
     --------
     >>> from sklearn.datasets import load_iris
     >>> from sk_obd import OBDClassifier
-    >>> from sk_obd.display import LayerDisplay
+    >>> from sk_obd.display import LayerSaliencyDisplay
     >>> X, y = load_iris(return_X_y=True)
     >>> clf = OBDClassifier(prune_rate=0.5, random_state=0).fit(X, y)
-    >>> display = LayerDisplay.from_estimator(clf, "output.weight")  # doctest: +SKIP
+    >>> display = LayerSaliencyDisplay.from_estimator(clf, "output.weight")  # doctest: +SKIP
     """
 
     def __init__(self, *, saliencies, mask, layer):
@@ -248,7 +248,7 @@ class LayerDisplay:
 
         Returns
         -------
-        LayerDisplay
+        LayerSaliencyDisplay
 
         Raises
         ------
@@ -276,10 +276,10 @@ class LayerDisplay:
 
         Returns
         -------
-        LayerDisplay
+        LayerSaliencyDisplay
         """
         self.axes_ = panels(
-            "LayerDisplay", ax, shape=(2, 2), height_ratios=(1, 4), width_ratios=(6, 1)
+            "LayerSaliencyDisplay", ax, shape=(2, 2), height_ratios=(1, 4), width_ratios=(6, 1)
         )
         from matplotlib import colormaps
         from matplotlib.colors import ListedColormap, LogNorm

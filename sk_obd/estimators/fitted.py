@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.history import History
 
 from .. import export
-from ..compact import compact_estimator
+from ..compact.estimator import compact_estimator
 from ..export import params_file
 from ..training import reading
 from ..training.isolation import one_thread

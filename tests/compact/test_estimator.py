@@ -12,7 +12,7 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
-from sk_obd.compact import Select, predictor
+from sk_obd.compact import SelectColumns, predictor
 from sk_obd.compact.sparse import SparseLinear, linear_inputs, with_sparse
 from tests.library.nets import (
     SoftmaxTop,
@@ -55,7 +55,7 @@ def test_predictions_stay_and_the_network_shrinks(fitted, digits, backend):
     for name, mask in small.mask_.items():
         assert (parameters[name].detach().numpy()[~mask] == 0).all()
     assert small.compact_report_.n_stored[1] < small.compact_report_.n_stored[0] / 2
-    assert isinstance(small.net_.module_[0], Select)
+    assert isinstance(small.net_.module_[0], SelectColumns)
     assert small.n_features_in_ == X.shape[1]
     np.testing.assert_array_equal(small.support_, fitted.support_)
     assert small.backend_ == backend or (backend == "auto" and small.backend_ in BACKENDS[1:])

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sk_obd.compact import NotTraced, Select, check_traced, dead, shrink, sweep
+from sk_obd.compact import SelectColumns, check_traceable, dead_parameters, shrink, sweep
+from sk_obd.compact.flow import NotTraced
 from sk_obd.training.masks import count_alive, zero_deleted
 from tests.library.networks import NETWORKS, Branching, ChangedInPlace, Recurrent, build, mlp, prune
 
@@ -58,7 +59,7 @@ def test_a_smaller_network_returns_the_same(name, density, seed):
 def test_sweeping_dead_parameters_changes_no_output(name, density, seed):
     module, X = build(name, seed)
     masks = prune(module, density, seed)
-    found = dead(module, masks, X[:3])
+    found = dead_parameters(module, masks, X[:3])
     swept = copy.deepcopy(module)
     after = sweep(swept, masks, X[:3])
     close(swept(X), module(X))
@@ -67,7 +68,7 @@ def test_sweeping_dead_parameters_changes_no_output(name, density, seed):
         assert torch.equal(masks[key] & ~found[key], mask)
         assert not (found[key] & ~masks[key]).any()
         assert (dict(swept.named_parameters())[key][~mask] == 0).all()
-    assert not any(mask.any() for mask in dead(swept, after, X[:3]).values())
+    assert not any(mask.any() for mask in dead_parameters(swept, after, X[:3]).values())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -93,7 +94,7 @@ def test_what_may_not_go_stays_and_what_is_frozen_keeps_its_value(name, density,
             assert torch.equal(after[key], masks[key])
         if not parameter.requires_grad:
             assert torch.equal(parameter, before[key])
-    assert not any(mask.any() for mask in dead(swept, after, X[:3], prunable).values())
+    assert not any(mask.any() for mask in dead_parameters(swept, after, X[:3], prunable).values())
 
 
 def test_tensors_that_a_forward_makes_are_not_left_on_the_module():
@@ -103,7 +104,7 @@ def test_tensors_that_a_forward_makes_are_not_left_on_the_module():
 
     module = Weighted(mlp(9, 6, 3))
     before = set(vars(module))
-    check_traced(module, torch.ones(2, 9))
+    check_traceable(module, torch.ones(2, 9))
     sweep(module, prune(module, 0.3, 0), torch.ones(2, 9))
     assert set(vars(module)) == before
 
@@ -127,10 +128,10 @@ def test_what_cannot_be_swept_is_told_beforehand(name):
     if name in REFUSED:
         module, why = REFUSED[name]
         with pytest.raises(NotTraced, match=why):
-            check_traced(module, torch.ones(2, 9))
+            check_traceable(module, torch.ones(2, 9))
     else:
         module, X = build(name, 0)
-        check_traced(module, X[:3])
+        check_traceable(module, X[:3])
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_columns_that_nothing_reads_are_not_selected():
     masks["0.weight"][:, [0, 2]] = False
     zero_deleted(module, masks)
     smaller, _, _ = shrink(module, masks, torch.zeros(2, 4))
-    assert isinstance(smaller[0], Select)
+    assert isinstance(smaller[0], SelectColumns)
     assert smaller[0].index.tolist() == [1, 3]
     assert [name for name, _ in smaller.named_parameters()] == [
         name for name, _ in module.named_parameters()
@@ -192,7 +193,7 @@ def test_a_pruned_smaller_network_becomes_smaller_again():
     again, _, report = shrink(smaller, masks, X[:2])
     close(again(X), smaller(X))
     assert report.n_stored[1] < report.n_stored[0]
-    assert sum(isinstance(layer, Select) for layer in again) == 1
+    assert sum(isinstance(layer, SelectColumns) for layer in again) == 1
 
 
 def test_a_constant_map_is_folded_only_where_no_border_shows_it():

@@ -12,7 +12,7 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.display import (
     IncreaseDisplay,
-    LayerDisplay,
+    LayerSaliencyDisplay,
     MaskDisplay,
     PathDisplay,
     SaliencyDisplay,
@@ -24,8 +24,14 @@ from tests.library.nets import SmallConv, classifier_net
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-DISPLAYS = [PathDisplay, IncreaseDisplay, SaliencyDisplay, MaskDisplay, LayerDisplay]
-N_PANELS = {PathDisplay: 2, IncreaseDisplay: 2, SaliencyDisplay: 2, MaskDisplay: 2, LayerDisplay: 4}
+DISPLAYS = [PathDisplay, IncreaseDisplay, SaliencyDisplay, MaskDisplay, LayerSaliencyDisplay]
+N_PANELS = {
+    PathDisplay: 2,
+    IncreaseDisplay: 2,
+    SaliencyDisplay: 2,
+    MaskDisplay: 2,
+    LayerSaliencyDisplay: 4,
+}
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -113,7 +119,7 @@ def test_without_matplotlib_the_error_says_what_to_install(fitted, display, monk
         display.from_estimator(fitted)
 
 
-@pytest.mark.parametrize("display", [SaliencyDisplay, LayerDisplay])
+@pytest.mark.parametrize("display", [SaliencyDisplay, LayerSaliencyDisplay])
 def test_a_copy_at_an_earlier_row_has_no_saliencies_to_draw(fitted, display):
     with pytest.raises(AttributeError, match=r"saliencies_.* at\(\.\.\.\)"):
         display.from_estimator(fitted.at(iteration=1))
@@ -212,7 +218,7 @@ def test_a_criterion_that_predicts_nothing_has_no_prediction_drawn(fitted):
     drawn.figure_.canvas.draw()
 
 
-# -- SaliencyDisplay and LayerDisplay ----------------------------------------------------------
+# -- SaliencyDisplay and LayerSaliencyDisplay --------------------------------------------------
 
 
 def test_histograms_count_what_is_alive_and_bars_its_share(fitted):
@@ -245,19 +251,19 @@ def test_saliencies_that_are_not_positive_have_a_bin_of_their_own():
 
 
 def test_a_layer_shows_its_saliencies_and_their_sums(fitted):
-    drawn = LayerDisplay.from_estimator(fitted, "output.weight")
+    drawn = LayerSaliencyDisplay.from_estimator(fitted, "output.weight")
     expected = fitted.saliencies_["output.weight"]
     image = drawn.image_.get_array()
     np.testing.assert_array_equal(image.filled(0), expected)
     assert image.mask[~fitted.mask_["output.weight"]].all()
     np.testing.assert_allclose(drawn.input_sums_.get_data().values, expected.sum(axis=0))
     np.testing.assert_allclose(drawn.unit_sums_.get_data().values, expected.sum(axis=1))
-    assert LayerDisplay.from_estimator(fitted).layer == "hidden0.weight"
+    assert LayerSaliencyDisplay.from_estimator(fitted).layer == "hidden0.weight"
 
 
 def test_a_large_layer_is_drawn_in_blocks(rng):
     saliencies, mask = rng.random((450, 30)), rng.random((450, 30)) < 0.5
-    drawn = LayerDisplay(saliencies=saliencies, mask=mask, layer="w").plot()
+    drawn = LayerSaliencyDisplay(saliencies=saliencies, mask=mask, layer="w").plot()
     expected = np.where(mask, saliencies, 0).reshape(150, 3, 30).sum(axis=1)
     np.testing.assert_allclose(drawn.image_.get_array().filled(0), expected)
 
@@ -265,7 +271,7 @@ def test_a_large_layer_is_drawn_in_blocks(rng):
 @pytest.mark.parametrize(
     ("draw", "names"),
     [
-        (lambda e: LayerDisplay.from_estimator(e, "nope"), "hidden0.weight, hidden0.bias"),
+        (lambda e: LayerSaliencyDisplay.from_estimator(e, "nope"), "hidden0.weight, hidden0.bias"),
         (lambda e: MaskDisplay.from_estimator(e, layers=["nope"]), "hidden0.weight, output.weight"),
     ],
 )

@@ -11,19 +11,19 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from .rules import (
+from .channel_rules import (
     CONVOLUTIONS,
     VARIES,
     Carry,
-    Chosen,
     Input,
     Nothing,
     Scaled,
+    Selected,
     Weights,
     Whole,
     double,
 )
-from .select import Select
+from .select import SelectColumns
 
 ELEMENTWISE_MODULES = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
@@ -62,7 +62,7 @@ CONSTANT_POOL_FUNCTIONS = {
 AVERAGE_POOL_FUNCTIONS = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
 
 
-def rule_for(node, module, masks, shared, axes):
+def match_rule(node, module, masks, shared, axes):
     """The rule for a node.
 
     Parameters
@@ -126,8 +126,8 @@ def _module_rule(node, module, masks, shared, axes):
         rule = _pooled(node, axes, _average(layer.padding, layer.count_include_pad))
     elif kind is nn.Flatten and layer.start_dim == 1 and layer.end_dim == -1:
         rule = _flattened(node, axes)
-    elif kind is Select and axes.get(source) == 1 and len(node.meta["shape"]) == 2:
-        rule = Chosen(node, 1, [(source, 1, layer.index.cpu(), 0)], _passed)
+    elif kind is SelectColumns and axes.get(source) == 1 and len(node.meta["shape"]) == 2:
+        rule = Selected(node, 1, [(source, 1, layer.index.cpu(), 0)], _passed)
     return rule or Whole(node, f"{kind.__name__} is not understood here")
 
 

@@ -75,8 +75,8 @@ class Carry(Whole):
         return [(source, index, start, True) for source, _, index, start in self.parts]
 
 
-class Chosen(Carry):
-    """A Select module: channels of its input may be dropped, and it then selects others."""
+class Selected(Carry):
+    """A SelectColumns module: channels of its input may be dropped, and it then selects others."""
 
     def ties(self):
         return [(source, index, start, False) for source, _, index, start in self.parts]
