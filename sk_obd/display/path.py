@@ -1,5 +1,9 @@
 """How well the network did at every size."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from sklearn.base import is_classifier
 
@@ -137,7 +141,8 @@ class PathDisplay:
         self.axes_ = panels("PathDisplay", ax, shape=(2, 1), height_ratios=(2, 1))
         self.ax_, below = self.axes_
         self.figure_ = self.ax_.figure
-        self.lines_, self.fill_between_ = {}, None
+        self.lines_: dict[str, Any] = {}
+        self.fill_between_ = None
         prefix = "" if name is None else f"{name}, "
         line_kw = {"lw": 1.6, "ms": 4} | (line_kw or {})
 

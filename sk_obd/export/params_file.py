@@ -13,10 +13,11 @@ import zlib
 import numpy as np
 import torch
 
+from ..display.optional import require
 from ..pruning.path import COLUMNS, PruningPath
 from ..pruning.snapshot import Network
 from ..training.masks import prunable_names
-from .files import require, write_whole
+from .files import write_whole
 
 #: Raised when the layout changes; a newer file is refused.
 FORMAT = 1
@@ -35,7 +36,7 @@ def save(estimator, path):
     ValueError
         If the classes are neither numbers nor text, or the network was compacted.
     """
-    require("safetensors", task="save_params")
+    require("safetensors", task="save_params", extra="export")
     import safetensors.torch
 
     pruning = estimator.path_
@@ -123,7 +124,7 @@ def damaged(path, what):
 
 def read(path):
     """The header and the tensors of a file."""
-    require("safetensors", task="load_params")
+    require("safetensors", task="load_params", extra="export")
     import safetensors
 
     try:

@@ -1,7 +1,11 @@
 """The predictor as a saved `torch.export` program."""
 
+from __future__ import annotations
+
 import io
 import json
+import os
+from typing import Any
 
 import torch
 
@@ -9,14 +13,14 @@ from .files import write_whole
 from .program import check_program, export_program
 
 
-def to_torch(estimator, path, X=None):
-    """Save the predictor as a program of torch (see ``BaseOBD.to_torch``)."""
+def to_torch(estimator: Any, path: str | os.PathLike[str], X: Any = None) -> None:
+    """Save the predictor as a program of torch (see ``FittedMixin.to_torch``)."""
     program = export_program(estimator)
     classes = getattr(estimator, "classes_", None)
     about = {"classes": None if classes is None else classes.tolist()}
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"sk_obd.json": json.dumps(about, default=str)})
-    # What is checked is what a reader of the file will run.
+    # Check what a reader of the file will run.
     module = torch.export.load(io.BytesIO(file.getvalue())).module()
 
     def run(rows):
