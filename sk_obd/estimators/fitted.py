@@ -3,10 +3,12 @@
 import copy
 
 import numpy as np
+import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.history import History
 
 from .. import export
+from ..compact import dead_parameters
 from ..compact.estimator import compact_estimator
 from ..export import params_file
 from ..training import reading
@@ -141,6 +143,16 @@ class FittedMixin:
         """
         check_is_fitted(self, "net_")
         return compact_estimator(self, backend)
+
+    def _dead_parameters(self):
+        """By name, bool arrays: True where a parameter is alive to no effect."""
+        masks = {name: torch.from_numpy(mask) for name, mask in self.mask_.items()}
+        # Only their shape and type matter; zeros are valid indices of any Embedding too.
+        rows = torch.zeros((3, *self._row_shape), dtype=getattr(torch, self._row_dtype))
+        dead = dead_parameters(
+            self.net_.module_, masks, rows.to(self.net_.device), self.path_.prunable
+        )
+        return {name: mask.cpu().numpy() for name, mask in dead.items()}
 
     def save_params(self, path):
         """Save the fitted network to a file, without pickle.
