@@ -13,7 +13,7 @@ from ..training.masks import count_alive
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What a row says of a layer.
+#: What each row says of a layer.
 COLUMNS = ("layer", "before", "after", "left")
 
 

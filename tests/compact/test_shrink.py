@@ -117,7 +117,7 @@ def test_a_constant_map_is_folded_only_where_no_border_shows_it():
         smaller, _, _ = shrink(module, masks, X)
         assert smaller[0].out_channels == channels
         close(smaller(X), module(X))
-    # ReLU makes the constant 0, and zeros beside zeros are no border.
+    # ReLU makes the constant 0, and zeros beside zeros are not a border.
     module[1] = nn.ReLU()
     with torch.no_grad():
         module[0].bias[1] = -1
