@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sk_obd import OBDClassifier
 from sk_obd.display import (
     IncreaseDisplay,
-    LayerDisplay,
+    LayerSaliencyDisplay,
     MaskDisplay,
     PathDisplay,
     SaliencyDisplay,
@@ -54,7 +54,7 @@ MaskDisplay.from_estimator(clf, input_shape=(8, 8))
 
 # %%
 # These are the saliencies of the first layer, with their sums by pixel (above) and by unit (right).
-LayerDisplay.from_estimator(clf, "hidden0.weight")
+LayerSaliencyDisplay.from_estimator(clf, "hidden0.weight")
 
 # %%
 # Every display draws into the axes that it is given. Here these are the masks of the same network

@@ -1,16 +1,16 @@
-"""The pruned network made really smaller: dense, sparse, with the same predictions."""
+"""Pruned networks made really smaller, dense or sparse, with the same predictions."""
 
-from .flow import NotTraced
-from .report import Report
-from .select import Select
-from .shrink import check_traced, dead, shrink, sweep
+from .agreement import check_traceable
+from .dead import dead_parameters, sweep
+from .report import CompactReport
+from .select import SelectColumns
+from .shrink import shrink
 
 __all__ = [
-    "NotTraced",
-    "Report",
-    "Select",
-    "check_traced",
-    "dead",
+    "CompactReport",
+    "SelectColumns",
+    "check_traceable",
+    "dead_parameters",
     "shrink",
     "sweep",
 ]

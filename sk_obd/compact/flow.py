@@ -1,23 +1,23 @@
 """Which channels of a network are constants, which are read, and which must stay.
 
-The network is traced once into a graph (`torch.fx`). Constants are carried from the inputs down,
-what is read from the outputs up; each is one pass over the graph, so nothing is left to repeat.
+The network is traced once into a graph (`torch.fx`). Constants are carried from X to the outputs,
+and what is read is carried from the outputs back to X; one pass over the graph is enough for each.
 """
 
-import operator
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from math import prod
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from ..training.probes import evaluating
-from .choose import looks_at_rows, rule_for
-from .rules import VARIES
-from .select import Select
-
-FLATTENS = {torch.flatten, torch.reshape, "view", "reshape", "flatten"}
-IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
+from .channel_rules import VARIES, Whole
+from .known_operations import FLATTENS, IN_PLACE
+from .matching import looks_at_rows, match_rule
+from .select import SelectColumns
 
 
 class NotTraced(Exception):
@@ -25,7 +25,7 @@ class NotTraced(Exception):
 
 
 class Channels:
-    """What is known of the channels of every tensor in a network, in eval mode.
+    """What is known of the channels of each tensor in a network, in eval mode.
 
     Parameters
     ----------
@@ -42,7 +42,10 @@ class Channels:
     ----------
     graph : torch.fx.Graph
         Views that flatten are written as ``torch.flatten(x, 1)`` there.
+    reshaped : bool
+        Whether the graph has such views.
     rules : dict of node to rule
+        A rule of `channel_rules` for each node of the graph.
     used, kept : dict of node to bool tensor
         For each channel, whether what it holds matters, and whether it has to be there.
 
@@ -52,7 +55,14 @@ class Channels:
         If torch.fx cannot trace the module, or values are changed in place under a reader.
     """
 
-    def __init__(self, module, masks, X, *, prunable=None):
+    def __init__(
+        self,
+        module: nn.Module,
+        masks: dict[str, torch.Tensor],
+        X: torch.Tensor,
+        *,
+        prunable: Collection[str] | None = None,
+    ):
         self.module, self.prunable = module, prunable
         self.graph = _trace(module, X)
         self.reshaped = _plain_flattening(self.graph)
@@ -61,50 +71,53 @@ class Channels:
             name: masks[name].detach().cpu() if name in masks else torch.ones(p.shape).bool()
             for name, p in module.named_parameters()
         }
-        self._values = {}
-        self.rules = self._constants(_shared(module, self.graph))
+        self.rules: dict[fx.Node, Whole] = {}
+        self._values: dict[fx.Node, torch.Tensor] = {}
+        self._carry_constants()
         self.used = self._read()
         self.kept = self._stay()
 
     def value(self, node, axis):
-        """The constant in each channel along an axis of what a node gives; NaN where it varies."""
-        if self._axis(node) == axis:
+        """The constant in each channel along an axis of what a node gives, or `VARIES`."""
+        if self.rules[node].axis == axis:
             return self._values[node]
         return torch.full((node.meta["shape"][axis],), VARIES, dtype=torch.float64)
 
     def kept_along(self, node, axis):
         """Indices of the channels that stay along an axis of what a node gives."""
-        if self._axis(node) == axis:
+        if self.rules[node].axis == axis:
             return self.kept[node].nonzero().squeeze(1)
         return torch.arange(node.meta["shape"][axis])
 
-    def left(self):
+    def left(self) -> dict[str, str]:
         """Why modules were not understood, by name."""
         return {
             str(node.target): rule.why
             for node, rule in self.rules.items()
-            if node.op == "call_module" and getattr(rule, "why", None)
+            if node.op == "call_module" and rule.why
         }
 
-    def _axis(self, node):
-        return self.rules[node].axis
-
-    def _constants(self, shared):
-        self.rules = {}
-        axes = {}
+    def _carry_constants(self):
+        """Find a rule for each node, and by it the constants among the node's channels."""
+        shared = _shared(self.module, self.graph)
+        axes: dict[fx.Node, int | None] = {}
         for node in self.graph.nodes:
-            rule = rule_for(node, self.module, self.masks, shared, axes)
+            rule = match_rule(node, self.module, self.masks, shared, axes)
             self.rules[node], axes[node] = rule, rule.axis
             if rule.axis is not None:
                 self._values[node] = rule.value(self)
-        return self.rules
 
     def _read(self):
+        """For each channel of each node, whether what it holds matters."""
         used = {node: torch.zeros(len(v), dtype=torch.bool) for node, v in self._values.items()}
         for node in reversed(self.graph.nodes):
-            for source, axis, read in self.rules[node].reads(self, used.get(node)):
-                if source in used:
-                    used[source] |= read if self._axis(source) == axis else True
+            for source, axis, channels in self.rules[node].reads(self, used.get(node)):
+                if source not in used:
+                    continue
+                if channels is not None and self.rules[source].axis == axis:
+                    used[source] |= channels
+                else:
+                    used[source][:] = True
         return used
 
     def _stay(self):
@@ -112,12 +125,13 @@ class Channels:
         kept = {node: used.clone() for node, used in self.used.items()}
         while True:
             before = sum(int(k.sum()) for k in kept.values())
-            for node in self.graph.nodes:
-                for source, index, start, both in self.rules[node].ties():
-                    here = kept[node][start : start + len(index)]
-                    kept[source][index[here]] = True
-                    if both:
-                        here |= kept[source][index]
+            for node, rule in self.rules.items():
+                for part in rule.parts:
+                    # A view: what is set here is set in `kept`.
+                    here = kept[node][part.start : part.start + len(part.channels)]
+                    kept[part.source][part.channels[here]] = True
+                    if rule.both_ways:
+                        here |= kept[part.source][part.channels]
             if sum(int(k.sum()) for k in kept.values()) > before:
                 continue
             empty = [k for k in kept.values() if not k.any()]
@@ -128,8 +142,8 @@ class Channels:
 
 
 @contextmanager
-def unmarked(module):
-    """Take away what a tracer leaves on a module: the tensors that its forward makes."""
+def unmarked(module: nn.Module) -> Iterator[None]:
+    """Remove the attributes that torch.fx leaves on a module: constants made in its forward."""
     before = set(vars(module))
     try:
         yield
@@ -139,12 +153,17 @@ def unmarked(module):
 
 
 class _Tracer(fx.Tracer):
+    """Does not look into a SelectColumns module, as it does not look into those of torch."""
+
     def is_leaf_module(self, m, module_qualified_name):
-        return isinstance(m, Select) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, SelectColumns) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Shapes(fx.Interpreter):
-    """Notes the shape of everything that the graph computes."""
+    """Notes the shape of each tensor that the graph computes.
+
+    torch.fx.passes.shape_prop does so too, but prints a traceback where a module cannot be run.
+    """
 
     def run_node(self, n):
         result = super().run_node(n)
@@ -154,14 +173,16 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-def _trace(module, X):
+def _trace(module: nn.Module, X: torch.Tensor) -> fx.Graph:
+    """The module's graph, with the shapes that X has on its way through."""
     with evaluating(module), torch.no_grad():
         try:
             graph = _Tracer().trace(module)
             _Shapes(module, graph=graph).run(X)
         except Exception as error:
-            # Whatever a user's forward does that a tracer cannot follow.
-            raise NotTraced(f"torch.fx cannot trace it: {str(error).splitlines()[0]}") from error
+            # A user's forward may do anything that a tracer cannot follow.
+            why = str(error) or type(error).__name__
+            raise NotTraced(f"torch.fx cannot trace it: {why.splitlines()[0]}") from error
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
         raise NotTraced(f"its forward takes {len(inputs)} inputs")
@@ -169,10 +190,16 @@ def _trace(module, X):
 
 
 def _plain_flattening(graph):
-    """Write views that flatten, whose sizes may be numbers, as ``torch.flatten(x, 1)``."""
+    """Write views that flatten, whose sizes may be numbers, as ``torch.flatten(x, 1)``.
+
+    Returns whether there were any.
+    """
     changed = False
     for node in list(graph.nodes):
         if node.op not in ("call_method", "call_function") or node.target not in FLATTENS:
+            continue
+        if not node.args:
+            # Called with keywords only.
             continue
         source = node.args[0]
         shape = source.meta["shape"]
@@ -191,6 +218,7 @@ def _plain_flattening(graph):
 
 
 def _refuse_shared_changes(module, graph):
+    """Raise NotTraced for a tensor that is changed in place and read elsewhere too."""
     for node in graph.nodes:
         if node.op == "call_module":
             in_place = getattr(module.get_submodule(node.target), "inplace", False)
@@ -211,7 +239,7 @@ def _refuse_shared_changes(module, graph):
 def _shared(module, graph):
     """Names of modules that are called twice, or share a parameter with anything else."""
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
-    names = {}
+    names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     read = {node.target for node in graph.nodes if node.op == "get_attr"}

@@ -7,8 +7,8 @@ from skorch import NeuralNet
 
 from ..training.nets import PREDICTION_ROWS, with_module
 from ..training.probes import RowsSeen
-from .predictor import Predictor, choose
-from .report import Report
+from .predictor import FastPredictor, fastest_predictor
+from .report import CompactReport
 from .shrink import shrink
 
 BACKENDS = ("auto", "dense", "sparse")
@@ -22,8 +22,8 @@ class Compacted(NamedTuple):
 
     net: NeuralNet
     masks: dict[str, torch.Tensor]
-    predictor: Predictor | None
-    report: Report
+    predictor: FastPredictor | None
+    report: CompactReport
 
 
 def compact_net(net: NeuralNet, masks: dict, rows: RowsSeen, backend: str) -> Compacted:
@@ -49,6 +49,6 @@ def compact_net(net: NeuralNet, masks: dict, rows: RowsSeen, backend: str) -> Co
     X = rows.made_up(net.module_, PREDICTION_ROWS)
     module, masks, report = shrink(net.module_, masks, X[:N_COMPARED_ROWS].to(net.device))
     smaller = with_module(net, module.eval())
-    predictor = choose(smaller, X, backend, rows.single_thread)
+    predictor = fastest_predictor(smaller, X, backend, rows.single_thread)
     report.sparse = () if predictor is None else tuple(predictor.sparse)
     return Compacted(smaller, masks, predictor, report)

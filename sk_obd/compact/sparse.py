@@ -1,9 +1,13 @@
 """Linear layers whose weights are a scipy CSR matrix, where that is faster."""
 
+from __future__ import annotations
+
 import copy
-import time
+import timeit
+from collections.abc import Callable, Collection
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 from scipy import sparse
@@ -11,7 +15,7 @@ from torch import nn
 
 
 class SparseLinear(nn.Module):
-    """A Linear layer for prediction: only weights that are not 0 are stored and multiplied.
+    """A Linear layer for prediction that stores and multiplies only weights that are not 0.
 
     Rows lie side by side in memory (what it returns is the transpose of an array), so that each
     weight works on all of them at once; layers and activations after it keep that order.
@@ -22,7 +26,7 @@ class SparseLinear(nn.Module):
         On the CPU.
     """
 
-    def __init__(self, linear):
+    def __init__(self, linear: nn.Linear):
         super().__init__()
         self.weight = sparse.csr_array(linear.weight.detach().numpy())
         self.bias = None if linear.bias is None else linear.bias.detach().numpy()[:, None].copy()
@@ -38,9 +42,12 @@ class SparseLinear(nn.Module):
 
 
 class InOrder(nn.Module):
-    """A dense layer behind sparse ones: torch is several times slower on what they return."""
+    """A dense layer whose input is first put in order.
 
-    def __init__(self, layer):
+    What a `SparseLinear` returns is a transpose, on which torch is several times slower.
+    """
+
+    def __init__(self, layer: nn.Module):
         super().__init__()
         self.layer = layer
 
@@ -48,7 +55,7 @@ class InOrder(nn.Module):
         return self.layer(X.contiguous())
 
 
-def with_sparse(module, names):
+def with_sparse(module: nn.Module, names: Collection[str]) -> nn.Module:
     """A copy of `module` in which the Linear layers of these names are `SparseLinear`."""
     changed = copy.deepcopy(module)
     for name, layer in list(changed.named_modules()):
@@ -60,8 +67,8 @@ def with_sparse(module, names):
 
 
 @torch.inference_mode()
-def linear_inputs(module, X):
-    """What each Linear layer of `module` gets for X, by name, where that is a matrix."""
+def linear_inputs(module: nn.Module, X: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The input of each Linear layer of `module` for X, by name, where it is a matrix."""
     found, handles = {}, []
     for name, layer in module.named_modules():
         if name and type(layer) is nn.Linear:
@@ -80,26 +87,21 @@ def linear_inputs(module, X):
 
 
 @torch.inference_mode()
-def faster_sparse(module, X, threads):
-    """Names of the Linear layers that are faster as CSR for the rows X, by measurement.
+def faster_sparse(module: nn.Module, X: torch.Tensor, threads: int) -> list[str]:
+    """Names of the Linear layers that were measured to be faster as CSR for the rows X.
 
-    Rows are predicted in blocks. CSR works on a block with one thread, so that several blocks
-    are under way at a time; dense layers use all threads for each.
+    Rows are predicted in blocks. CSR works on a block with one thread, and several blocks are
+    under way at a time; dense layers use all threads for each block.
     """
     faster = []
     for name, rows in linear_inputs(module, X).items():
-        dense = module.get_submodule(name)
+        dense: Any = module.get_submodule(name)
         csr = SparseLinear(dense)
         if seconds(partial(csr, rows)) / threads < seconds(partial(dense, rows)):
             faster.append(name)
     return faster
 
 
-def seconds(function, repeats=11):
+def seconds(function: Callable, repeats: int = 11) -> float:
     """Median time of a call, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return median(times[1:])
+    return median(timeit.repeat(function, number=1, repeat=repeats + 1)[1:])

@@ -1,5 +1,7 @@
 """Arrays of weights laid out as pictures of a size that a screen can show."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -8,8 +10,8 @@ import numpy as np
 LIMIT = 200
 
 
-def block_size(shape, limit=LIMIT):
-    """Rows and columns to draw as one, so that a matrix fits.
+def block_size(shape: tuple[int, ...], limit: int = LIMIT) -> tuple[int, ...]:
+    """Numbers of rows and columns to draw as one in order that a matrix fits.
 
     Examples
     --------
@@ -19,8 +21,8 @@ def block_size(shape, limit=LIMIT):
     return tuple(max(1, math.ceil(n / limit)) for n in shape)
 
 
-def block_sums(matrix, blocks):
-    """Sums over blocks; those at the edges may be smaller.
+def block_sums(matrix: np.ndarray, blocks: tuple[int, ...]) -> np.ndarray:
+    """Sums over blocks of so many rows and columns; blocks at the edges may be smaller.
 
     Examples
     --------
@@ -32,16 +34,16 @@ def block_sums(matrix, blocks):
     return np.add.reduceat(np.add.reduceat(matrix, starts[0], axis=0), starts[1], axis=1)
 
 
-def block_means(matrix, blocks):
-    """Means over blocks."""
+def block_means(matrix: np.ndarray, blocks: tuple[int, ...]) -> np.ndarray:
+    """Means over the blocks of :func:`block_sums`."""
     return block_sums(matrix.astype(float), blocks) / block_sums(np.ones(matrix.shape), blocks)
 
 
-def side_by_side(weight):
+def side_by_side(weight: np.ndarray) -> np.ndarray:
     """The kernels of a convolution as one picture, NaN between them.
 
-    Of one input channel: units from left to right, line by line. Of several: a row of kernels a
-    unit, a column an input channel.
+    With one input channel: units from left to right, line by line. With several: one row of
+    kernels per unit, one column per input channel.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def side_by_side(weight):
 
     Returns
     -------
-    array
+    float array of two axes
 
     Examples
     --------
@@ -67,7 +69,7 @@ def side_by_side(weight):
     return page.reshape(lines * (height + 1), columns * (width + 1))[:-1, :-1]
 
 
-def side_by_side_fits(shape, limit=LIMIT):
+def side_by_side_fits(shape: tuple[int, ...], limit: int = LIMIT) -> bool:
     """Whether the kernels of a convolution are few enough to be shown one by one."""
     units, inputs, *middle, width = shape
     if inputs == 1:

@@ -1,4 +1,8 @@
-"""What every deletion was predicted to cost, what it cost, and which approximation failed."""
+"""What each deletion was predicted to cost, what it cost, and which approximation failed."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +20,15 @@ TERMS = {
 class IncreaseDisplay:
     r"""Predicted and actual increase of the training loss, and the terms of its expansion.
 
-    Above, what the deleted saliencies add up to and what deleting them cost, before retraining,
-    for each iteration (Fig. 1b of the paper): logarithmic where all are positive, on both sides
-    of zero where some deletions lowered the loss. Below, the four terms that the actual increase
-    is the sum of, each divided by the sum of their sizes, :math:`t / \sum |t|`, and stacked from
-    zero to either side; a dot is at their sum. Shares rather than sizes, since these differ by
-    magnitudes from row to row and heights on a logarithmic scale do not add up. OBD is right
-    where the bar is all "diagonal". Else a large first order says that the network was not at a
-    minimum (the *extremal* approximation failed), a large off-diagonal term that the parameters
-    deleted interact (*diagonal*), a large higher order that the loss is not *quadratic*.
+    Above, for each iteration, what the deleted saliencies add up to and what deleting them cost,
+    before retraining (Fig. 1b of the paper). The scale is logarithmic where all are positive, and
+    on both sides of zero where some deletions lowered the loss. Below, the four terms that add up
+    to the actual increase, each divided by the sum of their sizes, :math:`t / \sum |t|`, and
+    stacked from zero to either side; a dot is at their sum. They are shares because sizes differ
+    by magnitudes from row to row, and heights on a logarithmic scale do not add up. OBD is right
+    where the bar is all "diagonal". Otherwise a large first order says that the network was not at
+    a minimum (the *extremal* approximation failed), a large off-diagonal term that the deleted
+    parameters interact (*diagonal*), a large higher order that the loss is not *quadratic*.
 
     Parameters
     ----------
@@ -32,21 +36,22 @@ class IncreaseDisplay:
     predicted_increase, actual_increase : array-like of shape (n_iterations,)
         NaN where the criterion predicts nothing.
     terms : dict of array-like of shape (n_iterations,)
-        ``first_order``, ``diagonal``, ``off_diagonal``, ``higher_order``.
+        ``first_order``, ``diagonal``, ``off_diagonal`` and ``higher_order``, NaN where they are
+        not known.
 
     Attributes
     ----------
     axes_ : ndarray of two Axes
-        Of the increases and of the terms.
+        One for the increases, one for the terms.
     ax_ : Axes
-        That of the increases.
+        The one for the increases.
     figure_ : Figure
     lines_ : dict of Line2D
         ``"predicted"`` (where there is a prediction) and ``"actual"``.
     bars_ : dict of BarContainer
-        By term; those known.
-    sum_ : Line2D
-        The dots.
+        The bars of each term that is known.
+    sum_ : Line2D or None
+        The dots; None where no term is known.
 
     Examples
     --------
@@ -58,14 +63,21 @@ class IncreaseDisplay:
     >>> display = IncreaseDisplay.from_estimator(clf)  # doctest: +SKIP
     """
 
-    def __init__(self, *, iteration, predicted_increase, actual_increase, terms):
+    def __init__(
+        self,
+        *,
+        iteration: Any,
+        predicted_increase: Any,
+        actual_increase: Any,
+        terms: dict[str, Any],
+    ):
         self.iteration = iteration
         self.predicted_increase = predicted_increase
         self.actual_increase = actual_increase
         self.terms = terms
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, **kwargs):
+    def from_estimator(cls, estimator: Any, *, ax: Any = None, **kwargs: Any) -> IncreaseDisplay:
         """Draw the increases along the path of a fitted estimator.
 
         Parameters
@@ -81,14 +93,34 @@ class IncreaseDisplay:
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError
+            If it is not one of these estimators.
         ValueError
             If nothing was deleted.
         """
         return cls.from_path(fitted_path(estimator, cls.__name__), ax=ax, **kwargs)
 
     @classmethod
-    def from_path(cls, path, *, ax=None, **kwargs):
-        """Draw a path; parameters and result as for :meth:`from_estimator`."""
+    def from_path(cls, path: Any, *, ax: Any = None, **kwargs: Any) -> IncreaseDisplay:
+        """Draw the increases along a path.
+
+        Parameters
+        ----------
+        path : PruningPath
+        ax, **kwargs
+            As for :meth:`from_estimator`.
+
+        Returns
+        -------
+        IncreaseDisplay
+
+        Raises
+        ------
+        ValueError
+            If nothing was deleted.
+        """
         rows = [i for i, row in enumerate(path) if row["n_deleted"]]
         if not rows:
             raise ValueError(
@@ -107,14 +139,20 @@ class IncreaseDisplay:
         )
         return display.plot(ax=ax, **kwargs)
 
-    def plot(self, *, ax=None, line_kw=None, bar_kw=None):
-        """Draw.
+    def plot(
+        self,
+        *,
+        ax: Any = None,
+        line_kw: dict[str, Any] | None = None,
+        bar_kw: dict[str, Any] | None = None,
+    ) -> IncreaseDisplay:
+        """Draw the two panels.
 
         Parameters
         ----------
         ax : Axes or sequence of two Axes, optional
-            Two: for the increases and for the terms. One: its place is shared out. None: a new
-            figure.
+            Two: one for the increases, one for the terms. One: its place is shared out. None: a
+            new figure.
         line_kw : dict, optional
             For the lines, as ``Axes.plot`` takes them.
         bar_kw : dict, optional
@@ -123,6 +161,14 @@ class IncreaseDisplay:
         Returns
         -------
         IncreaseDisplay
+            This display.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib cannot be imported.
+        ValueError
+            If `ax` has neither two axes nor a single one in a grid of subplots.
         """
         self.axes_ = panels("IncreaseDisplay", ax, shape=(2, 1), height_ratios=(1, 1))
         self.ax_, below = self.axes_
@@ -141,6 +187,7 @@ class IncreaseDisplay:
         return self
 
     def _draw_increases(self, line_kw):
+        """Draw the predicted and the actual increases on ``ax_``."""
         self.lines_ = {}
         for key, y, marker, color, ls in (
             ("predicted", self.predicted_increase, "o", BLUE, "-"),
@@ -160,9 +207,10 @@ class IncreaseDisplay:
         legend_above(self.ax_)
 
     def _draw_terms(self, ax, bar_kw):
+        """Draw the shares of the terms as stacked bars, and their sums as dots."""
         known = {name: y for name, y in self.terms.items() if np.isfinite(y).any()}
         sizes = sum((np.abs(np.nan_to_num(y)) for y in known.values()), np.zeros(1))
-        # What is rounding of the largest increase has no terms to speak of.
+        # Terms that are rounding, compared with the largest increase, have no shares.
         sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, np.nan)
         self.bars_, self.sum_ = {}, None
         tops = {sign: np.zeros(len(self.iteration)) for sign in (-1, 1)}
@@ -179,10 +227,9 @@ class IncreaseDisplay:
             tops[1] += np.maximum(share, 0)
         if known:
             total = sum(np.nan_to_num(y) for y in known.values()) / sizes
-            (self.sum_,) = ax.plot(
-                self.iteration, total, ".", color="black", mec="white", mew=0.6,
-                ms=8 if len(total) <= 40 else 3, ls="", label="sum",
-            )  # fmt: skip
+            size = 8 if len(total) <= 40 else 3
+            dots = {"marker": ".", "ls": "", "color": "black", "mec": "white", "mew": 0.6}
+            (self.sum_,) = ax.plot(self.iteration, total, **dots, ms=size, label="sum")
             legend_above(ax, ncols=5, handlelength=1.1, columnspacing=0.8)
         else:
             ax.text(0.5, 0.5, "the terms are not known", ha="center", transform=ax.transAxes)

@@ -1,57 +1,53 @@
 """The masks as images."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from torch import nn
 
 from .arrange import block_means, block_size, side_by_side, side_by_side_fits
 from .style import BLUE, GREY, ORANGE, fitted_path, named, panels
 
+#: Their weights are of shape (n_inputs, n_units, ...).
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-#: Layers that pass every unit on by itself.
-UNITWISE = (
-    *(nn.Identity, nn.Flatten, nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU),
-    *(nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus),
-    *(
-        getattr(nn, f"{kind}{d}d")
-        for kind in ("Dropout", "BatchNorm", "MaxPool", "AvgPool", "AdaptiveAvgPool")
-        for d in (1, 2, 3)
-    ),
-)
 
 
 class MaskDisplay:
     """The masks as images: what is alive, and which units and inputs are dead.
 
-    A panel for each weight, units from top to bottom and inputs from left to right. Alive is
-    blue. Orange are the rows of dead units (no input alive, or in an ``nn.Sequential`` no output
-    alive: the next layer reads them nowhere) and the columns of dead inputs (which no unit
-    reads). The kernels of a convolution are drawn one by one, or, where there are too many, as
-    one square each, the bluer the more of it is alive; so are the blocks of a matrix of more than
-    about 200 rows or columns.
+    One panel per weight, units from top to bottom and inputs from left to right. What is alive is
+    blue. The rows of dead units and the columns of dead inputs are orange: nothing in them is
+    alive, or all that is alive has no effect (nothing living leads from the unit to the output,
+    or the input is a constant that a bias can take over; see
+    :func:`sk_obd.compact.dead_parameters`). The kernels of a convolution are drawn one by one. If
+    there are too many of them, each is one square, the bluer the more of it is alive, and so is
+    each block of a matrix of more than about 200 rows or columns.
 
     Parameters
     ----------
     masks : dict of bool arrays of shape (n_units, n_inputs, ...)
         True where alive.
-    unread : dict of bool arrays of shape (n_units,), default=None
-        By name of the weight: units which the next layer reads nowhere. What is not named is
-        not known.
+    dead : dict of bool arrays, default=None
+        True where alive to no effect; of the same names and shapes. A name that is missing: none
+        of that weight is known to be dead.
     inputs : bool array, default=None
         The inputs still read, shaped as an image; drawn in a panel of its own.
 
     Attributes
     ----------
     axes_ : ndarray of Axes
-        That of the inputs first, where drawn, then one a weight.
+        The one for the inputs, where they are drawn, then one per weight.
     ax_ : Axes
         The first.
     figure_ : Figure
     images_ : dict of AxesImage
-        Alive, by the name of the weight.
+        What is alive, by the name of the weight.
     dead_images_ : dict of AxesImage
-        Rows of dead units and columns of dead inputs.
-    dead_units_, dead_inputs_ : dict of bool arrays
+        The rows of dead units and the columns of dead inputs.
+    dead_units_ : dict of bool arrays of shape (n_units,)
+    dead_inputs_ : dict of bool arrays of shape (n_inputs,)
     input_image_ : AxesImage or None
 
     Examples
@@ -64,13 +60,27 @@ class MaskDisplay:
     >>> display = MaskDisplay.from_estimator(clf)  # doctest: +SKIP
     """
 
-    def __init__(self, *, masks, unread=None, inputs=None):
+    def __init__(
+        self,
+        *,
+        masks: dict[str, np.ndarray],
+        dead: dict[str, np.ndarray] | None = None,
+        inputs: np.ndarray | None = None,
+    ):
         self.masks = masks
-        self.unread = unread
+        self.dead = dead
         self.inputs = inputs
 
     @classmethod
-    def from_estimator(cls, estimator, *, layers=None, input_shape=None, ax=None, **kwargs):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        layers: list[str] | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> MaskDisplay:
         """Draw the masks of a fitted estimator.
 
         Parameters
@@ -79,7 +89,7 @@ class MaskDisplay:
         layers : list of str, default=None
             Names of weights, as in ``mask_``; None: all that are prunable.
         input_shape : tuple of int, default=None
-            (height, width) or (channels, height, width) of X, where its columns are pixels: the
+            (height, width) or (channels, height, width) of X, where its columns are pixels. The
             inputs still read, ``support_``, are then drawn too.
         ax : Axes or sequence of Axes, optional
         **kwargs
@@ -91,27 +101,34 @@ class MaskDisplay:
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError
+            If it is not one of these estimators.
         ValueError
-            If there is no such weight (it lists those there are), or if ``support_`` has not the
-            size of `input_shape`.
+            If there is no such weight (it lists the ones there are), or if ``support_`` does not
+            have the size of `input_shape`.
         """
         path = fitted_path(estimator, cls.__name__)
-        module, masks = estimator.net_.module_, dict(estimator.mask_)
-        for name, layer in module.named_modules():
-            # Theirs are of shape (n_inputs, n_units, ...); a tied weight has another's name.
-            if isinstance(layer, TRANSPOSED) and f"{name}.weight" in masks:
-                masks[f"{name}.weight"] = masks[f"{name}.weight"].swapaxes(0, 1)
+        # The estimator answers, with what its compact() and sweep=True go by.
+        masks, dead = dict(estimator.mask_), estimator.dead_parameters()
+        for name, layer in estimator.net_.module_.named_modules():
+            weight = f"{name}.weight"
+            # A tied weight is listed by the name of another layer's.
+            if isinstance(layer, TRANSPOSED) and weight in masks:
+                masks[weight] = masks[weight].swapaxes(0, 1)
+                dead[weight] = dead[weight].swapaxes(0, 1)
         weights = [name for name in path.prunable if masks[name].ndim > 1]
         layers = weights if layers is None else named(layers, weights)
         display = cls(
             masks={name: masks[name] for name in layers},
-            unread=unread_units(module, masks),
+            dead={name: dead[name] for name in layers},
             inputs=None if input_shape is None else as_image(estimator.support_, input_shape),
         )
         return display.plot(ax=ax, **kwargs)
 
-    def plot(self, *, ax=None, im_kw=None):
-        """Draw.
+    def plot(self, *, ax: Any = None, im_kw: dict[str, Any] | None = None) -> MaskDisplay:
+        """Draw one panel per weight, and one for the inputs where they are known.
 
         Parameters
         ----------
@@ -123,6 +140,15 @@ class MaskDisplay:
         Returns
         -------
         MaskDisplay
+            This display.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib cannot be imported.
+        ValueError
+            If `ax` has neither as many axes as there are panels nor a single one in a grid of
+            subplots.
         """
         n = len(self.masks) + (self.inputs is not None)
         columns = min(n, 3) if n != 4 else 2
@@ -135,8 +161,11 @@ class MaskDisplay:
         self.axes_ = self.axes_[:n]
         self.ax_ = self.axes_[0]
         self.figure_ = self.ax_.figure
-        self.images_, self.dead_images_, self.input_image_ = {}, {}, None
-        self.dead_units_, self.dead_inputs_ = {}, {}
+        self.images_: dict[str, Any] = {}
+        self.dead_images_: dict[str, Any] = {}
+        self.input_image_ = None
+        self.dead_units_: dict[str, np.ndarray] = {}
+        self.dead_inputs_: dict[str, np.ndarray] = {}
         im_kw = {"interpolation": "nearest"} | (im_kw or {})
         rest = list(self.axes_)
         if self.inputs is not None:
@@ -152,9 +181,10 @@ class MaskDisplay:
         return self
 
     def _draw(self, ax, name, mask, im_kw):
-        units = ~mask.reshape(len(mask), -1).any(axis=1)
-        units |= (self.unread or {}).get(name, False)
-        inputs = ~mask.any(axis=tuple(i for i in range(mask.ndim) if i != 1))
+        """Draw one weight: what is alive, and over it the dead units and inputs."""
+        effective = mask & ~(self.dead or {}).get(name, np.zeros_like(mask))
+        units = ~effective.any(axis=tuple(range(1, mask.ndim)))
+        inputs = ~effective.any(axis=(0, *range(2, mask.ndim)))
         self.dead_units_[name], self.dead_inputs_[name] = units, inputs
         dead = np.zeros(mask.shape, dtype=bool)
         dead[units] = True
@@ -186,8 +216,8 @@ class MaskDisplay:
         ax.set_title("\n".join(filter(None, lines)), loc="left", fontsize="small")
 
 
-def arranged(weight):
-    """A weight as a picture, and where ``imshow`` is to put it."""
+def arranged(weight: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """A weight as a picture, and the arguments of ``imshow`` that place it."""
     units, inputs = weight.shape[:2]
     place = {"aspect": "auto", "extent": (-0.5, inputs - 0.5, units - 0.5, -0.5)}
     if weight.ndim == 2 or not side_by_side_fits(weight.shape):
@@ -195,7 +225,7 @@ def arranged(weight):
         return block_means(matrix, block_size(matrix.shape)), place
     page = side_by_side(weight)
     *middle, width = weight.shape[2:]
-    # In kernels rather than pixels, so that the ticks are those of units and inputs.
+    # The unit of length is a kernel, not a pixel: ticks are then those of units and inputs.
     height = int(np.prod(middle))
     right = (page.shape[1] - width / 2) / (width + 1)
     bottom = (page.shape[0] - height / 2) / (height + 1)
@@ -207,38 +237,8 @@ def arranged(weight):
     }
 
 
-def unread_units(module, masks):
-    """By name of the weight, the units which the next layer of an ``nn.Sequential`` never reads.
-
-    Only where the layers between pass every unit on by itself; of other modules, nothing.
-    """
-    found, last = {}, None
-    for name, layer in sequence(module):
-        if isinstance(layer, WEIGHTED) and f"{name}.weight" in masks:
-            weight = masks[f"{name}.weight"]
-            read = weight.any(axis=tuple(i for i in range(weight.ndim) if i != 1))
-            # A flattened channel has a column for each of its places.
-            if last is not None and len(read) % len(masks[last]) == 0:
-                found[last] = ~read.reshape(len(masks[last]), -1).any(axis=1)
-            last = f"{name}.weight"
-        elif not isinstance(layer, UNITWISE):
-            last = None
-    return found
-
-
-def sequence(module, prefix=""):
-    """Names and layers of an ``nn.Sequential`` and those within, in order; of others, none."""
-    if type(module).forward is not nn.Sequential.forward:
-        return
-    for name, layer in module.named_children():
-        if isinstance(layer, nn.Sequential):
-            yield from sequence(layer, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", layer
-
-
-def as_image(support, shape):
-    """Inputs as an image; of several channels, how many of a pixel's are read."""
+def as_image(support: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Inputs as an image; with several channels, how many of each pixel's channels are read."""
     if np.prod(shape) != support.size or len(shape) not in (2, 3):
         raise ValueError(
             f"input_shape={shape!r} does not fit the {support.size} columns of X; expected "
@@ -248,7 +248,7 @@ def as_image(support, shape):
     return image if len(shape) == 2 else image.sum(axis=0)
 
 
-def colours(*ends):
+def colours(*ends: tuple[str, float]) -> Any:
     """A colour map between two colours, each with an opacity."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 

@@ -1,5 +1,9 @@
 """How well the network did at every size."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from sklearn.base import is_classifier
 
@@ -19,11 +23,11 @@ from .style import (
 class PathDisplay:
     """Score and loss against the number of parameters left.
 
-    Above, the scores on the training rows, on the validation rows where there were any, and the
-    mean over the folds of a cross-validation with a band of one standard deviation, where there
-    was one. A dotted line continues the dense network's score (that of the folds, else the
-    validation score, else the training score); a vertical line is at the network kept. Below, the
-    training loss after retraining.
+    Above, the scores on the training rows, on the validation rows where there were any, and, where
+    there was a cross-validation, the mean over its folds with a band of one standard deviation. A
+    dotted line continues the dense network's score (the mean over the folds, or the validation
+    score, or the training score, whichever there is first); a vertical line is at the network
+    kept. Below, the training loss after retraining.
 
     Parameters
     ----------
@@ -35,15 +39,17 @@ class PathDisplay:
     kept : int
         Row of the network kept.
     cv_results : dict, default=None
-        ``n_params``, ``mean_test_score`` and ``std_test_score``, as of :class:`OBDClassifierCV`.
+        ``n_params``, ``mean_test_score`` and ``std_test_score``, as :class:`OBDClassifierCV` has
+        them.
     score_name : str, default="score"
+        What the axis of the scores is called.
 
     Attributes
     ----------
     axes_ : ndarray of two Axes
-        Of the scores and of the loss.
+        One for the scores, one for the loss.
     ax_ : Axes
-        That of the scores.
+        The one for the scores.
     figure_ : Figure
     lines_ : dict of Line2D
         ``"training"``, ``"validation"``, ``"cross-validation"``, ``"loss"``; those drawn.
@@ -64,13 +70,13 @@ class PathDisplay:
     def __init__(
         self,
         *,
-        n_params,
-        train_score,
-        validation_score,
-        loss,
-        kept,
-        cv_results=None,
-        score_name="score",
+        n_params: Any,
+        train_score: Any,
+        validation_score: Any,
+        loss: Any,
+        kept: int,
+        cv_results: dict[str, Any] | None = None,
+        score_name: str = "score",
     ):
         self.n_params = n_params
         self.train_score = train_score
@@ -81,7 +87,7 @@ class PathDisplay:
         self.score_name = score_name
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, **kwargs):
+    def from_estimator(cls, estimator: Any, *, ax: Any = None, **kwargs: Any) -> PathDisplay:
         """Draw the path of a fitted estimator.
 
         Parameters
@@ -94,6 +100,13 @@ class PathDisplay:
         Returns
         -------
         PathDisplay
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError
+            If it is not one of these estimators.
         """
         path = fitted_path(estimator, cls.__name__)
         return cls.from_path(
@@ -105,8 +118,29 @@ class PathDisplay:
         )
 
     @classmethod
-    def from_path(cls, path, *, cv_results=None, score_name="score", ax=None, **kwargs):
-        """Draw a path alone; parameters and result as for :meth:`from_estimator`."""
+    def from_path(
+        cls,
+        path: Any,
+        *,
+        cv_results: dict[str, Any] | None = None,
+        score_name: str = "score",
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> PathDisplay:
+        """Draw a path.
+
+        Parameters
+        ----------
+        path : PruningPath
+        cv_results, score_name
+            As for the class.
+        ax, **kwargs
+            As for :meth:`from_estimator`.
+
+        Returns
+        -------
+        PathDisplay
+        """
         columns = ("n_params", "train_score", "validation_score", "loss")
         display = cls(
             **{name: np.array([row[name] for row in path]) for name in columns},
@@ -116,15 +150,23 @@ class PathDisplay:
         )
         return display.plot(ax=ax, **kwargs)
 
-    def plot(self, *, ax=None, name=None, line_kw=None, fill_between_kw=None):
-        """Draw.
+    def plot(
+        self,
+        *,
+        ax: Any = None,
+        name: str | None = None,
+        line_kw: dict[str, Any] | None = None,
+        fill_between_kw: dict[str, Any] | None = None,
+    ) -> PathDisplay:
+        """Draw the two panels.
 
         Parameters
         ----------
         ax : Axes or sequence of two Axes, optional
-            Two: for the scores and for the loss. One: its place is shared out. None: a new figure.
+            Two: one for the scores, one for the loss. One: its place is shared out. None: a new
+            figure.
         name : str, optional
-            Put before the labels, where several paths are drawn on the same axes.
+            Put before the labels; useful where several paths are drawn on the same axes.
         line_kw : dict, optional
             For all lines, as ``Axes.plot`` takes them.
         fill_between_kw : dict, optional
@@ -133,11 +175,20 @@ class PathDisplay:
         Returns
         -------
         PathDisplay
+            This display.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib cannot be imported.
+        ValueError
+            If `ax` has neither two axes nor a single one in a grid of subplots.
         """
         self.axes_ = panels("PathDisplay", ax, shape=(2, 1), height_ratios=(2, 1))
         self.ax_, below = self.axes_
         self.figure_ = self.ax_.figure
-        self.lines_, self.fill_between_ = {}, None
+        self.lines_: dict[str, Any] = {}
+        self.fill_between_ = None
         prefix = "" if name is None else f"{name}, "
         line_kw = {"lw": 1.6, "ms": 4} | (line_kw or {})
 
@@ -159,10 +210,8 @@ class PathDisplay:
             self.fill_between_ = self.ax_.fill_between(
                 sizes, main - spread, main + spread, **(style | (fill_between_kw or {}))
             )
-        self.dense_line_ = self.ax_.axhline(
-            main[0], color=line_kw.get("color", color), lw=1, ls=":", zorder=1,
-            label=f"{prefix}dense",
-        )  # fmt: skip
+        dotted = {"color": line_kw.get("color", color), "lw": 1, "ls": ":", "zorder": 1}
+        self.dense_line_ = self.ax_.axhline(main[0], **dotted, label=f"{prefix}dense")
         draw(below, "loss", self.n_params, self.loss, "o", BLUE, 3)
 
         kept = self.n_params[self.kept]
@@ -176,6 +225,7 @@ class PathDisplay:
         return self
 
     def _label(self, below):
+        """Give both axes their scales, limits, labels and legend."""
         sizes = self.n_params
         if self.cv_results is not None:
             sizes = np.concatenate([sizes, self.cv_results["n_params"]])
@@ -192,7 +242,7 @@ class PathDisplay:
         legend_above(self.ax_, ncols=4 if len(self.lines_) < 4 else 3)
 
 
-def score_name(estimator):
+def score_name(estimator: Any) -> str:
     """What the scores of a path are, in words."""
     scoring = getattr(estimator, "scoring", None)
     if isinstance(scoring, str):

@@ -1,35 +1,21 @@
-"""Saliencies: of all layers side by side, and of one weight by unit and input."""
+"""The saliencies of all layers, side by side."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
-from .arrange import block_size, block_sums
-from .style import BLUE, GREY, fitted_path, named, panels
-
-
-def known_saliencies(estimator, display):
-    """``saliencies_`` of a fitted estimator, and its path.
-
-    Raises
-    ------
-    AttributeError
-        If the estimator has none.
-    """
-    path = fitted_path(estimator, display)
-    if not hasattr(estimator, "saliencies_"):
-        raise AttributeError(
-            f"{display}.from_estimator needs saliencies_, which this {type(estimator).__name__} "
-            "has not: at(...) gives them for the row kept by fit alone. Give the estimator that "
-            "was fitted."
-        )
-    return estimator.saliencies_, path
+from .style import BLUE, GREY, known_saliencies, panels
 
 
 class SaliencyDisplay:
     """Saliencies by layer: how those alive are spread, and how many were deleted.
 
-    Left, a histogram of each prunable parameter's saliencies over a logarithmic axis, every one
-    scaled to its own highest bin; the bin "≤ 0", where there is one, holds what has no
-    logarithm (the weights of a dead unit). Right, the share of it that is kept.
+    Left, a histogram of the saliencies of each prunable parameter over a logarithmic axis, each
+    scaled to its own highest bin; the bin "≤ 0", where there is one, holds saliencies that do not
+    have a logarithm (those of a dead unit's weights). Right, the share of the parameter that is
+    kept.
 
     Parameters
     ----------
@@ -37,16 +23,17 @@ class SaliencyDisplay:
     masks : dict of bool arrays
         True where alive; of the same names and shapes.
     bins : int, default=40
+        Number of bins of each histogram.
 
     Attributes
     ----------
     axes_ : ndarray of two Axes
-        Of the histograms and of the shares.
+        One for the histograms, one for the shares.
     ax_ : Axes
-        That of the histograms.
+        The one for the histograms.
     figure_ : Figure
     histograms_ : dict of StepPatch
-        By name; those with a parameter alive.
+        By name of the parameter, where anything of it is alive.
     bars_ : BarContainer
         Shares kept, in the order of ``masks``.
 
@@ -60,13 +47,17 @@ class SaliencyDisplay:
     >>> display = SaliencyDisplay.from_estimator(clf)  # doctest: +SKIP
     """
 
-    def __init__(self, *, saliencies, masks, bins=40):
+    def __init__(
+        self, *, saliencies: dict[str, np.ndarray], masks: dict[str, np.ndarray], bins: int = 40
+    ):
         self.saliencies = saliencies
         self.masks = masks
         self.bins = bins
 
     @classmethod
-    def from_estimator(cls, estimator, *, bins=40, ax=None, **kwargs):
+    def from_estimator(
+        cls, estimator: Any, *, bins: int = 40, ax: Any = None, **kwargs: Any
+    ) -> SaliencyDisplay:
         """Draw the saliencies of a fitted estimator's prunable parameters.
 
         Parameters
@@ -83,8 +74,12 @@ class SaliencyDisplay:
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError
+            If it is not one of these estimators.
         AttributeError
-            If the estimator has no ``saliencies_``: a copy made by ``at(...)``.
+            If the estimator does not have ``saliencies_``: a copy made by ``at(...)``.
         """
         saliencies, path = known_saliencies(estimator, cls.__name__)
         display = cls(
@@ -94,14 +89,20 @@ class SaliencyDisplay:
         )
         return display.plot(ax=ax, **kwargs)
 
-    def plot(self, *, ax=None, hist_kw=None, bar_kw=None):
-        """Draw.
+    def plot(
+        self,
+        *,
+        ax: Any = None,
+        hist_kw: dict[str, Any] | None = None,
+        bar_kw: dict[str, Any] | None = None,
+    ) -> SaliencyDisplay:
+        """Draw the two panels.
 
         Parameters
         ----------
         ax : Axes or sequence of two Axes, optional
-            Two: for the histograms and for the shares. One: its place is shared out. None: a new
-            figure.
+            Two: one for the histograms, one for the shares. One: its place is shared out. None: a
+            new figure.
         hist_kw : dict, optional
             For the histograms, as ``Axes.stairs`` takes them.
         bar_kw : dict, optional
@@ -110,6 +111,14 @@ class SaliencyDisplay:
         Returns
         -------
         SaliencyDisplay
+            This display.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib cannot be imported.
+        ValueError
+            If `ax` has neither two axes nor a single one in a grid of subplots.
         """
         n = len(self.masks)
         height = max(4.0, 0.42 * n + 1.0)
@@ -137,6 +146,7 @@ class SaliencyDisplay:
         return self
 
     def _draw_histograms(self, hist_kw):
+        """Draw a histogram for each parameter on ``ax_``, from top to bottom."""
         ax = self.ax_
         alive = {name: self.saliencies[name][mask] for name, mask in self.masks.items()}
         logs = {name: np.log10(values[values > 0]) for name, values in alive.items()}
@@ -189,144 +199,3 @@ def decades(lowest, highest, most=5):
     found = [(k + np.log10(m), m, k) for k in range(first - 1, last + 1) for m in (1, 2, 5)]
     found = [(tick, m, k) for tick, m, k in found if lowest <= tick <= highest]
     return [tick for tick, _, _ in found], [f"{m * 10.0**k:.0e}" for _, m, k in found]
-
-
-class LayerDisplay:
-    """The saliencies of one weight: a heat map by unit and input, and their sums.
-
-    Deleted weights are blank. The colours are logarithmic; above are the sums over units (how
-    much each input matters here), at the right those over inputs (how much each unit matters).
-    The kernels of a convolution are laid out in a row, one after another. A matrix of more than
-    about 200 rows or columns is drawn in blocks, each coloured by its sum.
-
-    Parameters
-    ----------
-    saliencies : array of shape (n_units, ...)
-    mask : bool array of the same shape
-        True where alive.
-    layer : str
-        Name of the weight.
-
-    Attributes
-    ----------
-    axes_ : ndarray of four Axes
-        Sums over units, an empty corner, the heat map, sums over inputs.
-    ax_ : Axes
-        That of the heat map.
-    figure_ : Figure
-    image_ : AxesImage
-    colorbar_ : Colorbar
-    input_sums_, unit_sums_ : StepPatch
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> from sk_obd import OBDClassifier
-    >>> from sk_obd.display import LayerDisplay
-    >>> X, y = load_iris(return_X_y=True)
-    >>> clf = OBDClassifier(prune_rate=0.5, random_state=0).fit(X, y)
-    >>> display = LayerDisplay.from_estimator(clf, "output.weight")  # doctest: +SKIP
-    """
-
-    def __init__(self, *, saliencies, mask, layer):
-        self.saliencies = saliencies
-        self.mask = mask
-        self.layer = layer
-
-    @classmethod
-    def from_estimator(cls, estimator, layer=None, *, ax=None, **kwargs):
-        """Draw the saliencies of one weight of a fitted estimator.
-
-        Parameters
-        ----------
-        estimator : OBDClassifier, OBDRegressor or one of the CV classes
-        layer : str, default=None
-            Name of a prunable parameter, as in ``mask_``; None: the first weight.
-        ax : Axes or sequence of four Axes, optional
-        **kwargs
-            For :meth:`plot`.
-
-        Returns
-        -------
-        LayerDisplay
-
-        Raises
-        ------
-        ValueError
-            If there is no such parameter; it lists those there are.
-        AttributeError
-            If the estimator has no ``saliencies_``: a copy made by ``at(...)``.
-        """
-        saliencies, path = known_saliencies(estimator, cls.__name__)
-        if layer is None:
-            layer = next((n for n in path.prunable if saliencies[n].ndim > 1), path.prunable[0])
-        (layer,) = named([layer], path.prunable)
-        display = cls(saliencies=saliencies[layer], mask=estimator.mask_[layer], layer=layer)
-        return display.plot(ax=ax, **kwargs)
-
-    def plot(self, *, ax=None, im_kw=None):
-        """Draw.
-
-        Parameters
-        ----------
-        ax : Axes or sequence of four Axes, optional
-            One: its place is shared out. None: a new figure.
-        im_kw : dict, optional
-            For the heat map, as ``Axes.imshow`` takes them; a ``cmap`` for instance.
-
-        Returns
-        -------
-        LayerDisplay
-        """
-        self.axes_ = panels(
-            "LayerDisplay", ax, shape=(2, 2), height_ratios=(1, 4), width_ratios=(6, 1)
-        )
-        from matplotlib import colormaps
-        from matplotlib.colors import ListedColormap, LogNorm
-
-        above, corner, self.ax_, right = self.axes_
-        corner.set_axis_off()
-        self.figure_ = self.ax_.figure
-        alive = np.where(self.mask, self.saliencies, 0.0).reshape(len(self.mask), -1)
-        n_units, n_inputs = alive.shape
-        blocks = block_size(alive.shape)
-        values = block_sums(alive, blocks)
-        shown = values[values > 0]
-        low, high = (shown.min(), shown.max()) if len(shown) else (0.1, 1.0)
-        norm = LogNorm(max(low, high * 1e-8), high if high > low else low * 10)
-        style = {
-            "norm": norm,
-            # Neither end vanishes: not the dark one on black, nor the light one on white.
-            "cmap": ListedColormap(colormaps["viridis"](np.linspace(0.2, 0.92, 256))),
-            "aspect": "auto",
-            "interpolation": "nearest",
-            "extent": (-0.5, n_inputs - 0.5, n_units - 0.5, -0.5),
-        }
-        values = np.ma.masked_where(values <= 0, values)
-        self.image_ = self.ax_.imshow(values, **(style | (im_kw or {})))
-        self.ax_.locator_params(integer=True, min_n_ticks=1)
-        kernel = self.mask.ndim > 2
-        self.ax_.set(ylabel="unit", xlabel="input × place in the kernel" if kernel else "input")
-        self._draw_sums(above, right, alive)
-        self.colorbar_ = self.figure_.colorbar(self.image_, ax=list(self.axes_), aspect=30)
-        above.set_title(f"Saliencies of {self.layer}", loc="left", fontsize="medium")
-        return self
-
-    def _draw_sums(self, above, right, alive):
-        n_units, n_inputs = alive.shape
-        style = {"fill": True, "color": BLUE, "baseline": 0}
-        self.input_sums_ = above.stairs(alive.sum(axis=0), np.arange(n_inputs + 1) - 0.5, **style)
-        self.unit_sums_ = right.stairs(
-            alive.sum(axis=1), np.arange(n_units + 1) - 0.5, orientation="horizontal", **style
-        )
-        above.set(xlim=(-0.5, n_inputs - 0.5), ylabel="sum")
-        right.set(ylim=(n_units - 0.5, -0.5), xlabel="sum")
-        # Under the axis is the power of ten of its numbers.
-        right.xaxis.set_label_position("top")
-        right.tick_params(axis="x", labelrotation=90)
-        above.tick_params(labelbottom=False)
-        right.tick_params(labelleft=False)
-        for axes, axis in ((above, "y"), (right, "x")):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.ticklabel_format(axis=axis, style="sci", scilimits=(-2, 3), useMathText=True)
-            axes.locator_params(axis=axis, nbins=2)

@@ -1,9 +1,12 @@
 """A path as an HTML table for notebooks, light or dark."""
 
+from __future__ import annotations
+
 import html
 import math
+from typing import Any
 
-#: Columns: head, what it is, how a number is written.
+#: For each column of a path: its head, what it is, and how a number in it is written.
 COLUMNS = {
     "n_params": ("parameters", "parameters alive", "{:,}"),
     "prune_rate": ("pruned", "share of the prunable parameters deleted so far", "{:.1%}"),
@@ -44,7 +47,7 @@ COLUMNS = {
     "n_epochs": ("epochs", "epochs trained in this iteration", "{:,}"),
     "gradient_norm": (
         "gradient norm",
-        "norm of the gradient in the parameters alive: 0 at a minimum",
+        "norm of the gradient by the parameters alive: 0 at a minimum",
         "{:.2e}",
     ),
     "negative_curvature": (
@@ -55,7 +58,7 @@ COLUMNS = {
     "fit_time": ("seconds", "time that the iteration took", "{:.2f}"),
 }
 
-#: Every colour is that of the page, or a trace of grey over its background.
+#: Colours are those of the page, or a trace of grey over its background.
 STYLE = """
 .sk-obd-path { overflow-x: auto; color: inherit; }
 .sk-obd-path table { border-collapse: collapse; margin: 0; font-size: 0.9em; color: inherit;
@@ -74,16 +77,19 @@ STYLE = """
 """
 
 
-def path_table(path, *, most=20, ends=5):
-    """The rows of a path as HTML, the one kept marked; columns that are all NaN are left out.
+def path_table(path: Any, *, most: int = 20, ends: int = 5) -> str:
+    """The rows of a path as HTML.
+
+    The row kept is marked, and columns of NaN only are left out.
 
     Parameters
     ----------
     path : PruningPath
     most : int, default=20
-        Rows shown without folding.
+        The number of rows shown without folding.
     ends : int, default=5
-        Rows shown at the beginning and at the end of a longer path; the one kept is shown too.
+        The number of rows shown at the beginning and at the end of a longer path; the row kept is
+        shown too.
 
     Returns
     -------
@@ -114,8 +120,8 @@ def path_table(path, *, most=20, ends=5):
     )
 
 
-def shown_rows(n, kept, most, ends):
-    """Which rows a table of a long path shows.
+def shown_rows(n: int, kept: int, most: int, ends: int) -> list[int]:
+    """Which rows a table of a path of n rows shows.
 
     Examples
     --------
@@ -130,8 +136,8 @@ def shown_rows(n, kept, most, ends):
     return sorted(i for i in wanted if 0 <= i < n)
 
 
-def written(value, name):
-    """A number as a cell shows it; nothing for NaN."""
+def written(value: float | None, name: str) -> str:
+    """A number as a cell of the column `name` shows it; an empty text for NaN."""
     if value is None or math.isnan(value):
         return ""
     return COLUMNS[name][2].format(value).replace("-", "−")

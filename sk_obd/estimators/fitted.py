@@ -15,9 +15,9 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.history import History
 
 from .. import export
+from ..compact import CompactReport, dead_parameters
 from ..compact.net import compact_net
-from ..compact.predictor import Predictor
-from ..compact.report import Report
+from ..compact.predictor import FastPredictor
 from ..export import params_file
 from ..pruning.path import PruningPath
 from ..training import reading
@@ -43,7 +43,7 @@ class Fitted:
     rows: RowsSeen
     targets: ClassTargets | ValueTargets
     #: Of a compacted network; None: the net predicts by itself.
-    predictor: Predictor | None = None
+    predictor: FastPredictor | None = None
 
 
 def is_learnt(name):
@@ -71,7 +71,7 @@ class FittedMixin:
     n_iter_: int
     n_features_in_: int
     backend_: str
-    compact_report_: Report
+    compact_report_: CompactReport
     _fitted: Fitted
     #: What the estimator's y is: ClassTargets or ValueTargets.
     _targets_class: type
@@ -244,6 +244,24 @@ class FittedMixin:
         small.backend_ = "sparse" if found.report.sparse else "dense"
         small.compact_report_ = found.report
         return small
+
+    def dead_parameters(self) -> dict[str, np.ndarray]:
+        """Parameters that are alive to no effect; :meth:`compact` leaves them out.
+
+        They belong to a unit that nothing living reads, or that no living weight connects to X.
+        See :func:`sk_obd.compact.dead_parameters`.
+
+        Returns
+        -------
+        dict of bool arrays
+            Shaped as in ``mask_``: True where dead. All False where the network cannot be traced.
+        """
+        check_is_fitted(self, "net_")
+        masks = {name: torch.from_numpy(mask) for name, mask in self.mask_.items()}
+        module = self.net_.module_
+        rows = self._fitted.rows.made_up(module, 3).to(self.net_.device)
+        dead = dead_parameters(module, masks, rows, self.path_.prunable)
+        return {name: mask.cpu().numpy() for name, mask in dead.items()}
 
     def save_params(self, path: str | PathLike) -> None:
         """Save the fitted network to a file, without pickle.

@@ -1,7 +1,8 @@
 """Private: the predictor outside of scikit-learn, as an ONNX, a torch or a plain NumPy program.
 
-`program` turns an estimator into one `torch.export` program from X to predictions; each of the
-other modules writes that program in a form of its own and checks it against the estimator.
+`program` turns an estimator into one `torch.export` program from X to predictions; `onnx_file`,
+`torch_file` and `numpy_file` each write that program in a form of its own and check the result
+against the estimator. `params_file` saves and loads the fitted network itself.
 """
 
 from .numpy_file import to_numpy

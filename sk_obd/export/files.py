@@ -1,19 +1,26 @@
-"""Files written whole or not at all, and libraries that are loaded only when needed."""
+"""Files written whole or not at all."""
 
-import importlib
+from __future__ import annotations
+
 import os
 import tempfile
 from pathlib import Path
 
 
-def write_whole(path, data):
-    """Write bytes to `path`: a failure leaves what was there before."""
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write bytes to a file; a failure leaves what was there before.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
     path = Path(path)
     handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        # A temporary file is private; what a user saves has the rights of any new file.
+        # A temporary file is private; what a user saves has the permissions of any new file.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(unfinished, 0o666 & ~umask)
@@ -21,24 +28,3 @@ def write_whole(path, data):
     except BaseException:
         os.unlink(unfinished)
         raise
-
-
-def require(*libraries, task):
-    """Import libraries of the `export` extra, or say what to install.
-
-    Raises
-    ------
-    ImportError
-        Naming what is missing.
-    """
-    missing = []
-    for library in libraries:
-        try:
-            importlib.import_module(library)
-        except ImportError:
-            missing.append(library)
-    if missing:
-        raise ImportError(
-            f"{task} needs {' and '.join(missing)}, which cannot be imported here. Install with "
-            "pip install 'sk_obd[export]'."
-        )

@@ -1,25 +1,30 @@
 """The predictor as a Python file that needs nothing but NumPy."""
 
-import ast
+from __future__ import annotations
+
 import base64
-import inspect
 import operator
+import os
+import re
 import textwrap
 import zlib
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
-from . import operations
+from . import plain_operations, spatial_operations
+from .aten import COUNTERPARTS, source, with_helpers
 from .files import write_whole
-from .program import check_program, export_program
+from .program import Source, check_program, export_program
 
 #: Below this share of entries that are not zero, only those are stored, with a bit for each entry.
 SPARSE_BELOW = 0.9
 
-#: How torch's programs compute with numbers of rows.
+#: How a program of torch computes with numbers of rows.
 ARITHMETIC = {
     operator.add: "+",
     operator.sub: "-",
@@ -29,6 +34,22 @@ ARITHMETIC = {
 
 #: Arguments that say where or how a tensor lies in memory.
 LAYOUT = {"layout", "device", "pin_memory", "memory_format", "non_blocking", "copy"}
+
+#: Names that weights cannot have in the file, besides x1, x2, ... of its lines.
+RESERVED = {
+    "CLASSES",
+    "ROW_SHAPE",
+    "X",
+    "base64",
+    "network",
+    "predict",
+    "predict_proba",
+    "rows",
+    "unpack",
+    "zlib",
+    *vars(plain_operations),
+    *vars(spatial_operations),
+}
 
 IMPORTS = "import base64\nimport math\nimport zlib\n\nimport numpy as np\n"
 
@@ -46,10 +67,10 @@ def unpack(dtype, shape, values, alive=None):
 '''
 
 
-def to_numpy(source, path):
+def to_numpy(source: Source, path: str | os.PathLike[str]) -> None:
     """Write the predictor as a NumPy program (see ``FittedMixin.to_numpy``)."""
     text = numpy_source(source)
-    namespace = {"__name__": "exported"}
+    namespace: dict[str, Any] = {"__name__": "exported"}
     exec(compile(text, str(path), "exec"), namespace)
     predict, proba = namespace["predict"], namespace.get("predict_proba")
     run = predict if proba is None else lambda rows: (predict(rows), proba(rows))
@@ -63,7 +84,7 @@ def numpy_source(source):
     Raises
     ------
     ValueError
-        For an operation that has no counterpart in `operations`, naming the layer.
+        For an operation without a counterpart here; it names the layer.
     """
     program = export_program(source)
     about = [_header(source), IMPORTS, f"ROW_SHAPE = {tuple(source.rows.shape)}"]
@@ -77,7 +98,7 @@ def numpy_source(source):
 
 
 def source_of(program):
-    """The text of a ``torch.export`` program alone, a function ``network(X)``."""
+    """The text of a ``torch.export`` program as a function ``network(X)``, nothing around it."""
     functions, weights = _network(program)
     return _joined([IMPORTS, *functions, weights])
 
@@ -117,7 +138,7 @@ def _network(program):
     lines, result, used = _body(program, arrays)
     body = textwrap.indent("\n".join([*lines, f"return {result}"]), "    ")
     functions = [f'def network(X):\n    """Layer after layer, in eval mode."""\n{body}']
-    functions += [inspect.getsource(function) for function in _with_helpers(used)]
+    functions += [source(function) for function in with_helpers(used.values())]
     weights = [_weight(name, array) for name, array in arrays.values()]
     return [*functions, UNPACK], "\n".join(weights)
 
@@ -143,7 +164,7 @@ def _arrays(program):
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    found = {}
+    found, taken = {}, set(RESERVED)
     for node in graph.nodes:
         if node.op != "placeholder" or node.name not in targets or not node.users:
             continue
@@ -151,14 +172,18 @@ def _arrays(program):
         tensor = program.state_dict.get(target, program.constants.get(target))
         name = target.removeprefix("module.").replace(".", "_")
         name = f"w{name}" if name[:1].isdigit() else name
-        found[node.name] = (f"{name}_" if hasattr(operations, name) else name, tensor)
-    return {key: (name, tensor.detach().numpy()) for key, (name, tensor) in found.items()}
+        while name in taken or re.fullmatch(r"x\d+", name):
+            name += "_"
+        taken.add(name)
+        found[node.name] = (name, tensor.detach().numpy())
+    return found
 
 
 def _body(program, arrays):
-    """Lines of code, what is returned, and the functions called."""
+    """Lines of code, the text of what is returned, and the functions called, by name."""
     names = {key: name for key, (name, _) in arrays.items()}
-    lines, used = [], {}
+    lines: list[str] = []
+    used: dict[str, Callable] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder":
             names.setdefault(node.name, "X")
@@ -176,18 +201,19 @@ def _body(program, arrays):
 
 
 def _expression(node, names, used):
+    """What a node computes as Python source; the function that it calls is added to `used`."""
     if node.target in ARITHMETIC and not _is_tensor(node):
         left, right = (_text(value, names) for value in node.args)
         return f"({left} {ARITHMETIC[node.target]} {right})"
     operation = str(node.target)
     if node.target is operator.getitem:
         operation = "aten.getitem"
-    function = operations.TABLE.get(operation.split(".")[1] if "." in operation else operation)
+    function = COUNTERPARTS.get(operation.split(".")[1] if "." in operation else operation)
     if function is None or not operation.startswith("aten."):
         where = _layer(node) or "the network"
         raise ValueError(
             f"to_numpy has no counterpart of {operation}, used by {where}. Export with to_onnx or "
-            "to_torch, which take more layers."
+            "to_torch, which support more layers."
         )
     used[function.__name__] = function
     args = [_text(value, names) for value in node.args]
@@ -222,22 +248,11 @@ def _text(value, names):
     return repr(value)
 
 
-def _with_helpers(used):
-    """The functions used and those that they call, callers first."""
-    found, todo = {}, list(used.values())
-    while todo:
-        function = todo.pop(0)
-        found.setdefault(function.__name__, function)
-        read = ast.walk(ast.parse(inspect.getsource(function)))
-        called = [getattr(operations, n.id, None) for n in read if isinstance(n, ast.Name)]
-        todo += [f for f in called if inspect.isfunction(f) and f.__name__ not in found]
-    return found.values()
-
-
 # -- weights -----------------------------------------------------------------------------------
 
 
 def _weight(name, array):
+    """The line that unpacks a weight."""
     stored = (
         (array != 0) | np.signbit(array)
         if array.dtype.kind == "f"
@@ -250,6 +265,7 @@ def _weight(name, array):
 
 
 def _code(array):
+    """An array's bytes as a literal."""
     text = base64.b85encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
     lines = [text[i : i + 96] for i in range(0, len(text), 96)]
     return '"""' + "\n".join(["", *lines, ""]) + '"""'

@@ -1,31 +1,37 @@
 """The predictor as an ONNX file."""
 
+from __future__ import annotations
+
+import os
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
 
-from .files import require, write_whole
-from .program import check_program, export_program
+from ..display.optional import require
+from .files import write_whole
+from .program import Source, check_program, export_program
 
 
-def to_onnx(source, path):
+def to_onnx(source: Source, path: str | os.PathLike[str]) -> None:
     """Write the predictor as an ONNX file (see ``FittedMixin.to_onnx``)."""
-    require("onnx", "onnxscript", "onnxruntime", task="to_onnx")
+    require("onnx", "onnxscript", "onnxruntime", task="to_onnx", extra="export")
     program = export_program(source)
     try:
         with warnings.catch_warnings():
-            # Of the exporter's own making.
+            # The exporter warns of its own doings.
             warnings.simplefilter("ignore")
-            model = torch.onnx.export(
+            exported: Any = torch.onnx.export(
                 program,
                 dynamo=True,
                 verbose=False,
                 input_names=["X"],
                 output_names=["code", "probabilities"] if source.classifies else ["variable"],
-            ).model_proto
+            )
+            model = exported.model_proto
     except Exception as error:
-        # Whatever has no counterpart in ONNX.
+        # Anything may have no counterpart in ONNX.
         raise ValueError(
             f"torch.onnx cannot write the module {type(source.net.module_).__name__}: "
             f"{str(error).strip().splitlines()[0]}"
@@ -38,13 +44,12 @@ def to_onnx(source, path):
 
 
 def _label(model, classes):
-    """Put ``label = classes[code]`` in the place of the output ``code``."""
+    """Replace the model's output ``code`` by ``label = classes[code]``, in place."""
     from onnx import TensorProto, helper, numpy_helper
 
     if classes.dtype.kind in "UO":
-        known = helper.make_tensor(
-            "classes", TensorProto.STRING, [len(classes)], [str(c).encode() for c in classes]
-        )
+        texts: Any = [str(label).encode() for label in classes]
+        known = helper.make_tensor("classes", TensorProto.STRING, [len(classes)], texts)
     else:
         known = numpy_helper.from_array(classes, "classes")
     graph = model.graph
@@ -58,6 +63,7 @@ def _label(model, classes):
 
 
 def _runner(data, source):
+    """A function from rows to what onnxruntime predicts with the model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -69,7 +75,7 @@ def _runner(data, source):
         # onnxruntime's exceptions have no common public class.
         raise ValueError(
             f"onnxruntime cannot run the network: {str(error).strip().splitlines()[0]}. It has "
-            "fewer operations in float64 than in float32 (GELU is one that it lacks): fit to "
+            "fewer operations in float64 than in float32 (it lacks GELU, for example): fit to "
             "float32 X, with a float32 module."
         ) from error
 

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 
+from ..display.optional import require
 from ..pruning.path import COLUMNS, PruningPath
 from ..pruning.snapshot import Snapshot
 from ..training.masks import prunable_names
 from ..training.probes import RowsSeen
-from .files import require, write_whole
+from .files import write_whole
 
 #: Raised when the layout changes; a newer file is refused.
 FORMAT = 1
@@ -62,7 +63,7 @@ def save(path, fitted, pruning, features):
     ValueError
         If the classes are neither numbers nor text, or the network was compacted.
     """
-    require("safetensors", task="save_params")
+    require("safetensors", task="save_params", extra="export")
     import safetensors.torch
 
     if pruning.kept not in pruning.networks:
@@ -165,7 +166,7 @@ def damaged(path, what):
 
 def read(path):
     """The header and the tensors of a file."""
-    require("safetensors", task="load_params")
+    require("safetensors", task="load_params", extra="export")
     import safetensors
 
     try:

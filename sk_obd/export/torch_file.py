@@ -1,22 +1,25 @@
 """The predictor as a saved `torch.export` program."""
 
+from __future__ import annotations
+
 import io
 import json
+import os
 
 import torch
 
 from .files import write_whole
-from .program import check_program, export_program
+from .program import Source, check_program, export_program
 
 
-def to_torch(source, path):
+def to_torch(source: Source, path: str | os.PathLike[str]) -> None:
     """Save the predictor as a program of torch (see ``FittedMixin.to_torch``)."""
     program = export_program(source)
     classes = source.classes
     about = {"classes": None if classes is None else classes.tolist()}
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"sk_obd.json": json.dumps(about, default=str)})
-    # What is checked is what a reader of the file will run.
+    # Check what a reader of the file will run.
     module = torch.export.load(io.BytesIO(file.getvalue())).module()
 
     def run(rows):

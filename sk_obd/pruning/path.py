@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..display import PathDisplay
+from ..display.optional import require
 from ..display.table import path_table
 from .snapshot import Snapshot, spread
 
@@ -280,7 +281,18 @@ class PruningPath:
         return self
 
     def to_frame(self):
-        """The rows as a pandas DataFrame, its index the iteration."""
+        """The rows as a pandas DataFrame, its index the iteration.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        ImportError
+            If pandas cannot be imported.
+        """
+        require("pandas", task="PruningPath.to_frame", extra="plot")
         import pandas as pd
 
         return pd.DataFrame(self.rows, columns=list(COLUMNS)).rename_axis("iteration")

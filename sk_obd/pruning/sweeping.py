@@ -1,6 +1,7 @@
 """Whether the dead parameters of a network can be found, asked before it is trained."""
 
-from ..compact import NotTraced, check_traced
+from ..compact import check_traceable
+from ..compact.flow import NotTraced
 
 
 def check_sweepable(module, X):
@@ -18,7 +19,7 @@ def check_sweepable(module, X):
         Saying why, and what to do.
     """
     try:
-        check_traced(module, X)
+        check_traceable(module, X)
     except NotTraced as error:
         raise ValueError(
             f"sweep=True cannot follow the units of {type(module).__name__} from X to the output: "

@@ -9,11 +9,9 @@ import torch
 from scipy import sparse
 from sklearn.base import clone
 from skorch import NeuralNetClassifier
-from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
-from sk_obd.compact import Select, predictor
-from sk_obd.compact.sparse import SparseLinear, linear_inputs, with_sparse
+from sk_obd.compact import SelectColumns
 from tests.library.nets import (
     SoftmaxTop,
     Squeezed,
@@ -25,16 +23,6 @@ from tests.library.nets import (
 from tests.library.networks import LeNet
 
 BACKENDS = ("auto", "dense", "sparse")
-
-
-@pytest.fixture(scope="module")
-def fitted(digits):
-    X, y = digits
-    clf = OBDClassifier(
-        prune_rate=0.95, hidden_layer_sizes=(40, 20), max_epochs=30, retrain_epochs=3,
-        random_state=0, keep_path="last",
-    )  # fmt: skip
-    return clf.fit(X[::2], y[::2])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -55,7 +43,7 @@ def test_predictions_stay_and_the_network_shrinks(fitted, digits, backend):
     for name, mask in small.mask_.items():
         assert (parameters[name].detach().numpy()[~mask] == 0).all()
     assert small.compact_report_.n_stored[1] < small.compact_report_.n_stored[0] / 2
-    assert isinstance(small.net_.module_[0], Select)
+    assert isinstance(small.net_.module_[0], SelectColumns)
     assert small.n_features_in_ == X.shape[1]
     np.testing.assert_array_equal(small.support_, fitted.support_)
     assert small.backend_ == backend or (backend == "auto" and small.backend_ in BACKENDS[1:])
@@ -160,76 +148,3 @@ def test_a_convolutional_net(digits):
     X, y = digits[0].reshape(-1, 1, 8, 8), digits[1] % 3
     clf = OBDClassifier(classifier_net(LeNet, max_epochs=5), **QUICK).fit(X, y)
     check(clf, X)
-
-
-class TwiceAsSure(NeuralNetClassifier):
-    """A step of skorch's changed: the net has to predict by itself."""
-
-    def infer(self, x, **fit_params):
-        return 2 * super().infer(x, **fit_params)
-
-
-def test_a_net_with_steps_of_its_own_predicts_by_itself(iris):
-    X, y = iris
-    net = TwiceAsSure(TwoLayers, criterion=nn.CrossEntropyLoss, max_epochs=15, lr=0.1)
-    check_by_itself = OBDClassifier(net, **QUICK).fit(X, y)
-    small = check_by_itself.compact("sparse")
-    assert small.backend_ == "dense"
-    np.testing.assert_allclose(
-        small.predict_proba(X), check_by_itself.predict_proba(X), rtol=0, atol=1e-6
-    )
-
-
-def test_a_csr_layer_multiplies_as_a_dense_one(rng):
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4, bias=False)).double()
-    X = torch.from_numpy(rng.normal(size=(30, 6)))
-    assert list(linear_inputs(module, X)) == ["0", "2"]
-    with torch.inference_mode():
-        for names in (["0"], ["2"], ["0", "2"]):
-            changed = with_sparse(module, names)
-            assert all(isinstance(changed.get_submodule(name), SparseLinear) for name in names)
-            torch.testing.assert_close(changed(X), module(X), rtol=1e-12, atol=1e-12)
-
-
-def test_csr_is_taken_only_where_it_was_measured_to_be_faster(fitted, monkeypatch):
-    """With clocks of our own: what each layer, and the whole, are said to take."""
-    asked = []
-
-    def clock(times):
-        def seconds(function):
-            asked.append(function)
-            return times.pop(0)
-
-        return seconds
-
-    def measured(layers, whole):
-        monkeypatch.setattr("sk_obd.compact.sparse.seconds", clock(layers))
-        monkeypatch.setattr(predictor, "seconds", clock(whole))
-        return fitted.compact("auto")
-
-    # Of each layer: as CSR, dense. Of the whole: those two as CSR, all three, dense.
-    small = measured([1, 2, 3, 2, 1, 2], [1, 2, 3])
-    assert small.backend_ == "sparse"
-    assert small.compact_report_.sparse == ("hidden0", "output")
-    assert measured([1, 2, 3, 2, 1, 2], [2, 1, 3]).compact_report_.sparse == (
-        "hidden0", "hidden1", "output",
-    )  # fmt: skip
-    assert measured([3, 2, 3, 2, 3, 2], []).backend_ == "dense"
-    assert measured([1, 2, 3, 2, 1, 2], [2, 2.1, 2]).backend_ == "dense"
-    assert len(asked) == 4 * 6 + 3 * 3
-
-
-def test_plain_arrays_skip_validation_and_others_do_not(fitted, digits):
-    X = digits[0]
-    small = fitted.compact("dense")
-    bad = X[:2].copy()
-    bad[1, 3] = np.nan
-    with pytest.raises(ValueError, match="NaN"):
-        small.predict(bad)
-    with pytest.raises(ValueError, match="63 features"):
-        small.predict(X[:, :-1])
-    with pytest.raises(ValueError, match="Expected 2D array"):
-        small.predict(X[0])
-    with pytest.raises(ValueError, match="minimum of 1 is required"):
-        small.predict(X[:0])

@@ -4,14 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from sk_obd.compact import Select
+from sk_obd.compact import SelectColumns
 from sk_obd.compact.select import COPY, with_all_columns
 
 
 def selecting(n_kept, n_out, *layers, bias=True):
     torch.manual_seed(0)
     index = torch.randperm(30)[:n_kept].sort().values
-    return nn.Sequential(Select(index), nn.Linear(n_kept, n_out, bias=bias), *layers).double()
+    return nn.Sequential(
+        SelectColumns(index), nn.Linear(n_kept, n_out, bias=bias), *layers
+    ).double()
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -35,10 +37,10 @@ def test_where_few_columns_are_left_out_all_are_read(layers, bias):
     [
         selecting(3, 8),
         selecting(28, COPY * 28),
-        nn.Sequential(Select(torch.arange(28)), nn.ReLU(), nn.Linear(28, 2)),
+        nn.Sequential(SelectColumns(torch.arange(28)), nn.ReLU(), nn.Linear(28, 2)),
         nn.Sequential(nn.Linear(30, 2)),
         nn.Linear(30, 2),
-        nn.Sequential(Select(torch.arange(28))),
+        nn.Sequential(SelectColumns(torch.arange(28))),
     ],
 )
 def test_where_many_are_or_other_layers_read_them_the_module_stays(module):

@@ -1,3 +1,5 @@
+"""A smaller network returns the same."""
+
 import copy
 import pickle
 
@@ -7,19 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sk_obd.compact import NotTraced, Select, check_traced, dead, shrink, sweep
+from sk_obd.compact import SelectColumns, shrink
 from sk_obd.training.masks import count_alive, zero_deleted
-from tests.library.networks import NETWORKS, Branching, ChangedInPlace, Recurrent, build, mlp, prune
-
-densities = st.sampled_from([0.0, 0.03, 0.08, 0.15, 0.3, 0.6, 1.0])
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-
-
-def stored(module):
-    return sum(p.numel() for p in module.parameters())
+from tests.library.networks import NETWORKS, build, close, densities, mlp, prune, stored
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -50,87 +42,6 @@ def test_a_smaller_network_returns_the_same(name, density, seed):
         for a, b in zip(smaller.state_dict().values(), again.state_dict().values(), strict=True)
     )
     assert all(torch.equal(masks_again[key], mask) for key, mask in new_masks.items())
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@settings(max_examples=5, deadline=None, derandomize=True)
-@given(density=densities, seed=st.integers(0, 10**6))
-def test_sweeping_dead_parameters_changes_no_output(name, density, seed):
-    module, X = build(name, seed)
-    masks = prune(module, density, seed)
-    found = dead(module, masks, X[:3])
-    swept = copy.deepcopy(module)
-    after = sweep(swept, masks, X[:3])
-    close(swept(X), module(X))
-    for key, mask in after.items():
-        # Exactly the dead ones go; none comes back.
-        assert torch.equal(masks[key] & ~found[key], mask)
-        assert not (found[key] & ~masks[key]).any()
-        assert (dict(swept.named_parameters())[key][~mask] == 0).all()
-    assert not any(mask.any() for mask in dead(swept, after, X[:3]).values())
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@settings(max_examples=5, deadline=None, derandomize=True)
-@given(density=densities, seed=st.integers(0, 10**6), share=st.sampled_from([0.3, 0.6, 0.9]))
-def test_what_may_not_go_stays_and_what_is_frozen_keeps_its_value(name, density, seed, share):
-    module, X = build(name, seed)
-    masks = prune(module, density, seed)
-    draw = torch.Generator().manual_seed(seed)
-    prunable = []
-    for key, parameter in module.named_parameters():
-        parameter.requires_grad_(bool(torch.rand(1, generator=draw) < share))
-        if parameter.requires_grad and torch.rand(1, generator=draw) < share:
-            prunable.append(key)
-    swept = copy.deepcopy(module)
-    after = sweep(swept, masks, X[:3], prunable)
-    close(swept(X), module(X))
-    before = dict(module.named_parameters())
-    for key, parameter in swept.named_parameters():
-        assert not (after[key] & ~masks[key]).any()
-        assert (parameter[~after[key]] == 0).all()
-        if key not in prunable:
-            assert torch.equal(after[key], masks[key])
-        if not parameter.requires_grad:
-            assert torch.equal(parameter, before[key])
-    assert not any(mask.any() for mask in dead(swept, after, X[:3], prunable).values())
-
-
-def test_tensors_that_a_forward_makes_are_not_left_on_the_module():
-    class Weighted(nn.Sequential):
-        def forward(self, X):
-            return super().forward(X) * torch.arange(3.0)
-
-    module = Weighted(mlp(9, 6, 3))
-    before = set(vars(module))
-    check_traced(module, torch.ones(2, 9))
-    sweep(module, prune(module, 0.3, 0), torch.ones(2, 9))
-    assert set(vars(module)) == before
-
-
-class Peeking(nn.Sequential):
-    """A tracer goes another way than rows do."""
-
-    def forward(self, X):
-        return super().forward(X) * (1 if isinstance(X, torch.Tensor) else 2)
-
-
-REFUSED = {
-    "Branching": (Branching(), "cannot trace"),
-    "ChangedInPlace": (ChangedInPlace(), "changed in place"),
-    "Peeking": (Peeking(mlp(9, 6, 3)), "does not return what the network returns"),
-}
-
-
-@pytest.mark.parametrize("name", [*NETWORKS, "Peeking"])
-def test_what_cannot_be_swept_is_told_beforehand(name):
-    if name in REFUSED:
-        module, why = REFUSED[name]
-        with pytest.raises(NotTraced, match=why):
-            check_traced(module, torch.ones(2, 9))
-    else:
-        module, X = build(name, 0)
-        check_traced(module, X[:3])
 
 
 @pytest.mark.parametrize(
@@ -174,7 +85,7 @@ def test_columns_that_nothing_reads_are_not_selected():
     masks["0.weight"][:, [0, 2]] = False
     zero_deleted(module, masks)
     smaller, _, _ = shrink(module, masks, torch.zeros(2, 4))
-    assert isinstance(smaller[0], Select)
+    assert isinstance(smaller[0], SelectColumns)
     assert smaller[0].index.tolist() == [1, 3]
     assert [name for name, _ in smaller.named_parameters()] == [
         name for name, _ in module.named_parameters()
@@ -192,7 +103,7 @@ def test_a_pruned_smaller_network_becomes_smaller_again():
     again, _, report = shrink(smaller, masks, X[:2])
     close(again(X), smaller(X))
     assert report.n_stored[1] < report.n_stored[0]
-    assert sum(isinstance(layer, Select) for layer in again) == 1
+    assert sum(isinstance(layer, SelectColumns) for layer in again) == 1
 
 
 def test_a_constant_map_is_folded_only_where_no_border_shows_it():
@@ -206,7 +117,7 @@ def test_a_constant_map_is_folded_only_where_no_border_shows_it():
         smaller, _, _ = shrink(module, masks, X)
         assert smaller[0].out_channels == channels
         close(smaller(X), module(X))
-    # ReLU makes the constant 0, and zeros beside zeros are no border.
+    # ReLU makes the constant 0, and zeros beside zeros are not a border.
     module[1] = nn.ReLU()
     with torch.no_grad():
         module[0].bias[1] = -1
@@ -222,51 +133,10 @@ def test_a_network_entirely_dead_keeps_its_outputs_and_one_unit_a_layer():
         module[6].bias += 1
     masks["6.bias"][:] = True
     smaller, new_masks, _ = shrink(module, masks, X)
-    assert [tuple(p.shape) for p in smaller.parameters()] == [
-        *[(1, 1), (1,), (1, 1), (1,), (1, 1), (1,)],
-        *[(3, 1), (3,)],
-    ]
+    one_unit, last = [(1, 1), (1,)], [(3, 1), (3,)]
+    assert [tuple(p.shape) for p in smaller.parameters()] == [*one_unit * 3, *last]
     assert count_alive(new_masks) == 3
     assert torch.equal(smaller(X), module(X))
-
-
-@pytest.mark.parametrize(
-    ("make", "shape", "why"),
-    [
-        (Branching, (9,), "cannot trace"),
-        (ChangedInPlace, (9,), "changed in place"),
-        (lambda: nn.Sequential(mlp(4, 5, 5), nn.LayerNorm(5), mlp(5, 3)), (4,), "LayerNorm"),
-        (Recurrent, (6, 4), "no single tensor"),
-    ],
-)
-def test_the_report_says_what_was_left_and_why(make, shape, why):
-    module = make()
-    masks = prune(module, 0.3, 0)
-    _, _, report = shrink(module, masks, torch.randn(2, *shape))
-    assert any(why in row["left"] for row in report.rows)
-    assert why in str(report)
-
-
-def test_what_a_tracer_misreads_is_left():
-    module = Peeking(mlp(9, 6, 3))
-    masks = prune(module, 0.2, 0)
-    smaller, new_masks, report = shrink(module, masks, torch.ones(2, 9))
-    assert "did not agree" in report.rows[0]["left"]
-    assert stored(smaller) == stored(module)
-    assert all(torch.equal(new_masks[key], masks[key]) for key in masks)
-
-
-def test_hooks_and_tied_layers_are_left():
-    module, X = build("three hidden layers", 0)
-    masks = prune(module, 0.05, 0)
-    module[2].register_forward_hook(lambda layer, args, output: output + 1)
-    smaller, _, report = shrink(module, masks, X)
-    close(smaller(X), module(X))
-    assert {row["layer"]: row["left"] for row in report.rows}["2"] == "it has hooks"
-    module, X = build("Tied", 0)
-    smaller, _, report = shrink(module, prune(module, 0.2, 0), X)
-    assert smaller.again.weight is smaller.code.weight
-    assert "more than once" in str(report)
 
 
 @pytest.mark.parametrize("name", ["nested", "LeNet", "Wide"])

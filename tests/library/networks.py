@@ -3,8 +3,12 @@
 from itertools import pairwise
 
 import torch
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+
+#: Shares of the parameters that are left, as tests of any share draw them.
+densities = st.sampled_from([0.0, 0.03, 0.08, 0.15, 0.3, 0.6, 1.0])
 
 
 class Residual(nn.Module):
@@ -275,3 +279,13 @@ def prune(module, density, seed):
         masks[name] = torch.rand(parameter.shape, generator=generator) < density
         parameter.mul_(masks[name])
     return masks
+
+
+def close(found, expected):
+    """Fail unless two tensors in float64 are equal to rounding."""
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def stored(module):
+    """Number of parameters that a module holds, dead ones included."""
+    return sum(p.numel() for p in module.parameters())

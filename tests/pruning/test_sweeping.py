@@ -8,7 +8,7 @@ import torch
 from skorch.callbacks import Callback
 
 from sk_obd import OBDClassifier, OBDRegressor, obd_path
-from sk_obd.compact import dead
+from sk_obd.compact import dead_parameters
 from sk_obd.pruning.path import INCREMENTS
 from sk_obd.pruning.schedule import schedule
 from tests.library.nets import SmallConv, classifier_net, regressor_net
@@ -33,7 +33,7 @@ def nothing_is_dead(estimator, X):
     module = estimator.net_.module_
     kind = next(module.parameters()).dtype
     rows = torch.as_tensor(X[:2]).to(kind)
-    found = dead(module, masks, rows, estimator.path_.prunable)
+    found = dead_parameters(module, masks, rows, estimator.path_.prunable)
     return not any(mask.any() for mask in found.values())
 
 

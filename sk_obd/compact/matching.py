@@ -1,7 +1,7 @@
 """Which rule a node of a network's graph follows.
 
-What no rule is written for gets `Whole`: it reads all of its inputs, and nothing is known of its
-output.
+A node that no rule is written for gets `Whole`: it reads all of its inputs, and nothing is known
+of its output.
 """
 
 import operator
@@ -11,70 +11,62 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from .rules import (
+from .channel_rules import (
     CONVOLUTIONS,
     VARIES,
     Carry,
-    Chosen,
     Input,
     Nothing,
+    Part,
     Scaled,
+    Selected,
     Weights,
     Whole,
     double,
 )
-from .select import Select
-
-ELEMENTWISE_MODULES = (
-    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
-    *(nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Tanhshrink),
-    *(nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink, nn.Threshold),
+from .known_operations import (
+    AVERAGE_POOL_FUNCTIONS,
+    AVERAGE_POOLS,
+    CONSTANT_POOL_FUNCTIONS,
+    CONSTANT_POOLS,
+    DROPOUTS,
+    ELEMENTWISE_FUNCTIONS,
+    ELEMENTWISE_METHODS,
+    ELEMENTWISE_MODULES,
+    NORMS,
 )
-ELEMENTWISE_FUNCTIONS = {
-    *(torch.relu, torch.tanh, torch.sigmoid, torch.exp, torch.sin, torch.cos, torch.abs),
-    *(torch.square, torch.clamp, torch.add, torch.sub, torch.mul, torch.div, torch.neg),
-    *(torch.maximum, torch.minimum, F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu),
-    *(F.silu, F.mish, F.sigmoid, F.logsigmoid, F.tanh, F.softplus, F.softsign, F.tanhshrink),
-    *(F.hardtanh, F.hardsigmoid, F.hardswish, F.hardshrink, F.softshrink),
-    *(operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow),
-    *(operator.iadd, operator.isub, operator.imul),
-}
-ELEMENTWISE_METHODS = {
-    *("relu", "tanh", "sigmoid", "exp", "sin", "cos", "abs", "square", "clamp", "neg", "pow"),
-    *("add", "sub", "mul", "div", "contiguous", "relu_", "add_", "mul_", "sub_"),
-}
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-#: A constant map pools to the same constant: padding never wins a maximum, and adaptive pools
-#: have none.
-CONSTANT_POOLS = (
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+from .select import SelectColumns
+
+#: The arguments of the functions that average, after the input.
+AVERAGE_POOL_OPTIONS = (
+    "kernel_size",
+    "stride",
+    "padding",
+    "ceil_mode",
+    "count_include_pad",
+    "divisor_override",
 )
-CONSTANT_POOL_FUNCTIONS = {
-    *(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d),
-    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
-    *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
-}
-AVERAGE_POOL_FUNCTIONS = {F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
 
 
-def rule_for(node, module, masks, shared, axes):
+def match_rule(node, module, masks, shared, axes):
     """The rule for a node.
 
     Parameters
     ----------
     node : torch.fx.Node
-        Its ``meta["shape"]`` is what it gave for the probe; no entry where that is no tensor.
+        Its ``meta["shape"]`` is the shape of what it gave for the rows tried; there is no such
+        entry where it did not give a tensor.
     module : torch.nn.Module
     masks : dict of name to bool tensor
     shared : set of str
-        Modules that are left: used more than once, or sharing a parameter.
+        Modules that are left as they are: used more than once, or sharing a parameter.
     axes : dict of node to int or None
         The channel axes of the nodes before.
+
+    Returns
+    -------
+    Whole
+        Or one of the classes derived from it.
     """
     if node.op == "placeholder":
         flat = len(node.meta["shape"]) == 2 and node.meta["floating"]
@@ -82,17 +74,22 @@ def rule_for(node, module, masks, shared, axes):
     if node.op in ("output", "get_attr"):
         return Whole(node)
     if "shape" not in node.meta:
-        return Nothing(node) if looks_at_rows(node) else Whole(node, "it returns no single tensor")
+        return (
+            Nothing(node)
+            if looks_at_rows(node)
+            else Whole(node, "it does not return a single tensor")
+        )
     if node.op == "call_module":
         return _module_rule(node, module, masks, shared, axes)
     return _function_rule(node, axes) or Whole(node, f"{_name(node)} is not understood")
 
 
 def _module_rule(node, module, masks, shared, axes):
+    """The rule for a call of a submodule."""
     layer = module.get_submodule(node.target)
     if node.target in shared:
         return Whole(node, "it, or a parameter of it, is used more than once")
-    # torch has no public name for a module's own hooks; they may do anything to what passes.
+    # Hooks may do anything to what passes. torch has no public name for a module's own hooks.
     if layer._forward_hooks or layer._forward_pre_hooks:
         return Whole(node, "it has hooks")
     if len(node.args) != 1 or node.kwargs or not isinstance(node.args[0], fx.Node):
@@ -113,10 +110,10 @@ def _module_rule(node, module, masks, shared, axes):
     if kind is nn.PReLU and layer.num_parameters > 1 and axes.get(source) == 1:
         return Scaled(node, layer, alive)
     rule = None
-    if kind in ELEMENTWISE_MODULES:
-        # In eval mode dropout passes everything on.
-        function = _passed if "Dropout" in kind.__name__ else _out_of_place(layer)
-        rule = _elementwise(node, axes, function)
+    if kind in DROPOUTS:
+        rule = _elementwise(node, axes, _passed)
+    elif kind in ELEMENTWISE_MODULES:
+        rule = _elementwise(node, axes, layer)
     elif kind is nn.PReLU and layer.num_parameters == 1:
         slope = double(layer.weight)
         rule = _elementwise(node, axes, lambda x: torch.where(x < 0, x * slope, x))
@@ -126,29 +123,27 @@ def _module_rule(node, module, masks, shared, axes):
         rule = _pooled(node, axes, _average(layer.padding, layer.count_include_pad))
     elif kind is nn.Flatten and layer.start_dim == 1 and layer.end_dim == -1:
         rule = _flattened(node, axes)
-    elif kind is Select and axes.get(source) == 1 and len(node.meta["shape"]) == 2:
-        rule = Chosen(node, 1, [(source, 1, layer.index.cpu(), 0)], _passed)
+    elif kind is SelectColumns and axes.get(source) == 1 and len(node.meta["shape"]) == 2:
+        rule = Selected(node, 1, [Part(source, 1, layer.index.cpu(), 0)], _passed)
     return rule or Whole(node, f"{kind.__name__} is not understood here")
 
 
 def _function_rule(node, axes):
+    """The rule for a call of a function or a method; None where there is none."""
     target = node.target
-    if node.op == "call_method":
-        function = _method(target) if target in ELEMENTWISE_METHODS else None
-    else:
-        function = target if target in ELEMENTWISE_FUNCTIONS else None
     if target is F.dropout and not (node.kwargs.get("training", True) or node.args[2:3] == (True,)):
-        return _elementwise(node, axes, lambda x, *_, **__: x)
-    if function is not None:
-        return _elementwise(node, axes, function)
+        return _elementwise(node, axes, _passed)
+    if node.op == "call_method" and target in ELEMENTWISE_METHODS:
+        return _elementwise(node, axes, _method(target))
+    if node.op == "call_function" and target in ELEMENTWISE_FUNCTIONS:
+        return _elementwise(node, axes, target)
+    if not node.args:
+        # Called with keywords only.
+        return None
     if target in CONSTANT_POOL_FUNCTIONS:
         return _pooled(node, axes, _passed)
     if target in AVERAGE_POOL_FUNCTIONS:
-        options = dict(
-            zip(("kernel_size", "stride", "padding", "ceil_mode"), node.args[1:5], strict=False)
-        )
-        options |= dict(zip(("count_include_pad", "divisor_override"), node.args[5:], strict=False))
-        options |= node.kwargs
+        options = dict(zip(AVERAGE_POOL_OPTIONS, node.args[1:], strict=False)) | node.kwargs
         if options.get("divisor_override") is not None:
             return None
         return _pooled(
@@ -157,7 +152,7 @@ def _function_rule(node, axes):
     if target in (torch.mean, "mean"):
         return _averaged_out(node, axes)
     if target is torch.flatten:
-        # Views that flatten were made flatten(1) before.
+        # Views that flatten are written as flatten(x, 1) by now.
         starts = node.args[1:] == (1,) and not node.kwargs
         return _flattened(node, axes) if starts else None
     if target in (torch.cat, torch.concat):
@@ -166,7 +161,10 @@ def _function_rule(node, axes):
 
 
 def _elementwise(node, axes, function):
-    """All operands have the shape of the result, and their channels the same axis."""
+    """The rule for a function of each number, applied to constants as to tensors.
+
+    None unless all operands have the shape of the result and their channels the same axis.
+    """
     sources = node.all_input_nodes
     axis = axes.get(sources[0]) if sources else None
     operands = [a for a in [*node.args, *node.kwargs.values()] if isinstance(a, fx.Node)]
@@ -177,30 +175,31 @@ def _elementwise(node, axes, function):
 
     def evaluate(*values):
         varies = torch.stack(values).isnan().any(0)
-        values = {s: v.nan_to_num(0.0) for s, v in zip(sources, values, strict=True)}
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-        # Copies, for functions that work in place.
+        of_node = {s: v.nan_to_num(0.0) for s, v in zip(sources, values, strict=True)}
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: of_node[n])
+        # Copies, since the function may work in place.
         args = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
         result = function(*args, **kwargs)
-        # What is not finite is no constant to calculate with.
+        # A constant that is not finite cannot be calculated with.
         return torch.where(varies | ~result.isfinite(), VARIES, result)
 
     every = torch.arange(node.meta["shape"][axis])
-    return Carry(node, axis, [(source, axis, every, 0) for source in sources], evaluate)
+    return Carry(node, axis, [Part(source, axis, every, 0) for source in sources], evaluate)
 
 
 def _pooled(node, axes, function):
+    """The rule for what works on each map by itself; None where channels are not axis 1."""
     source = node.args[0]
     if axes.get(source) != 1:
         return None
     shapes = source.meta["shape"], node.meta["shape"]
     if shapes[0][:2] != shapes[1][:2] or len(node.all_input_nodes) > 1:
         return None
-    return Carry(node, 1, [(source, 1, torch.arange(shapes[0][1]), 0)], function)
+    return Carry(node, 1, [Part(source, 1, torch.arange(shapes[0][1]), 0)], function)
 
 
 def _averaged_out(node, axes):
-    """The mean over positions (not over rows or channels)."""
+    """The rule for a mean over positions; None for one over rows or channels."""
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     dims = [dims] if isinstance(dims, int) else dims
     n_dims = len(node.args[0].meta.get("shape", ()))
@@ -210,6 +209,7 @@ def _averaged_out(node, axes):
 
 
 def _flattened(node, axes):
+    """The rule for flattening to (n_rows, the rest): a channel becomes one for each place."""
     source = node.args[0]
     axis, shape = axes.get(source), source.meta.get("shape")
     if axis is None or node.meta["shape"] != (shape[0], prod(shape[1:])):
@@ -217,10 +217,11 @@ def _flattened(node, axes):
     view = [1] * (len(shape) - 1)
     view[axis - 1] = shape[axis]
     index = torch.arange(shape[axis]).view(view).expand(shape[1:]).reshape(-1)
-    return Carry(node, 1, [(source, axis, index, 0)], _passed)
+    return Carry(node, 1, [Part(source, axis, index, 0)], _passed)
 
 
 def _concatenated(node, axes):
+    """The rule for joining tensors along the axis of their channels; None along another."""
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     sources, n_dims = node.args[0], len(node.meta["shape"])
     if not isinstance(dim, int) or any(axes.get(s) != dim % n_dims for s in sources):
@@ -228,13 +229,13 @@ def _concatenated(node, axes):
     axis, start, parts = dim % n_dims, 0, []
     for source in sources:
         n = source.meta["shape"][axis]
-        parts.append((source, axis, torch.arange(n), start))
+        parts.append(Part(source, axis, torch.arange(n), start))
         start += n
     return Carry(node, axis, parts, lambda *values: torch.cat(values))
 
 
 def looks_at_rows(node):
-    """Whether a node asks a tensor for nothing but its number of rows, type or dimension."""
+    """Whether a node asks a tensor only for its number of rows, type or dimension."""
     if node.op == "call_method" and node.target in ("size", "dim"):
         return node.target == "dim" or node.args[1:] == (0,)
     if node.op == "call_function" and node.target is getattr:
@@ -244,11 +245,13 @@ def looks_at_rows(node):
     return not any("shape" in source.meta for source in node.all_input_nodes)
 
 
-def _passed(value):
+def _passed(value, *_, **__):
+    """The constants as they are."""
     return value
 
 
 def _average(padding, counts_padding):
+    """What averaging makes of constants."""
     padding = (padding,) if isinstance(padding, int) else padding
     if counts_padding and any(padding):
         # The padding's zeros are averaged in at the border.
@@ -257,16 +260,11 @@ def _average(padding, counts_padding):
 
 
 def _method(name):
+    """The method of that name as a function."""
     return lambda value, *args, **kwargs: getattr(value, name)(*args, **kwargs)
 
 
-def _out_of_place(layer):
-    return lambda value: layer(value.clone())
-
-
 def _name(node):
-    return (
-        node.target
-        if isinstance(node.target, str)
-        else getattr(node.target, "__name__", str(node.target))
-    )
+    """What a function or method is called."""
+    target = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
