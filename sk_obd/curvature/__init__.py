@@ -10,10 +10,10 @@
 """
 
 from .diagonal import METHODS, diagonal
-from .losses import resolve
+from .layers.layer_rule import register_rule
+from .losses.registry import resolve
 from .oracle import dense_diagonal
 from .products import hessian_vector_product
-from .rule import register_rule
 
 __all__ = [
     "METHODS",

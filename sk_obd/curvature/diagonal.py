@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from . import fisher, ggn, hessian, recursion, sampled
 from .boundary import as_it_was, check_rows, checked_batch_size, default_batch_size
-from .chain import linear_chain
-from .general import refuse_dependent_rows
-from .losses import resolve
+from .losses.registry import resolve
+from .methods import fisher, ggn, hessian, recursion, sampled
 from .problem import Method, Problem
+from .routes.any_module import refuse_dependent_rows
+from .routes.dense_chain import linear_chain
 
 TABLE: dict[str, Method] = {
     "ggn": ggn.batch,

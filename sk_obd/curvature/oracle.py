@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .boundary import as_it_was, check_rows
-from .graph import refuse_once_differentiable
-from .losses import resolve
+from .losses.registry import resolve
+from .routes.graph import refuse_once_differentiable
 
 
 def dense_diagonal(

@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from .general import Plan, make_plan, refuse_dependent_rows
-from .losses import Loss
-from .rule import layers_with_rules
+from .layers.layer_rule import layers_with_rules
+from .losses.base import Loss
+from .routes.any_module import Plan, make_plan, refuse_dependent_rows
 
 
 class Buffers:

@@ -11,10 +11,10 @@ from .boundary import (
     checked_batch_size,
     default_batch_size,
 )
-from .general import refuse_dependent_rows
-from .graph import refuse_once_differentiable
-from .losses import resolve
+from .losses.registry import resolve
 from .problem import Problem
+from .routes.any_module import refuse_dependent_rows
+from .routes.graph import refuse_once_differentiable
 
 
 def hessian_vector_product(

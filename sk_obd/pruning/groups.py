@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..curvature.graph import leaves
+from ..curvature.routes.graph import leaves
 from ..training.nets import evaluating
 
 GRANULARITIES = ("parameter", "unit", "input")

@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..curvature.losses import resolve
+from ..curvature.losses.registry import resolve
 from .batches import array_batches, take_rows
 
 BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)

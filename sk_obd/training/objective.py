@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from .. import curvature
-from ..curvature.losses import resolve
+from ..curvature.losses.registry import resolve
 from .batches import take_rows
 from .nets import PREDICTION_ROWS, evaluating, outputs_of
 

@@ -9,7 +9,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import nn
 
-from ..curvature.losses import resolve
+from ..curvature.losses.registry import resolve
 from .batches import NEEDS_ARRAY_BATCHES, RowWeights, array_batches
 from .isolation import InterruptWatch
 from .masks import held_at_zero, zero_deleted

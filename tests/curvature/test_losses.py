@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sk_obd.curvature import diagonal
-from sk_obd.curvature.losses import resolve
+from sk_obd.curvature.losses.registry import resolve
 from tests.library.cases import BY_NAME, CASES, cosh, mlp
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

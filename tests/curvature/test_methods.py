@@ -13,11 +13,11 @@ from sk_obd.curvature import (
     hessian_vector_product,
     register_rule,
     resolve,
-    rows,
 )
-from sk_obd.curvature.general import make_plan
-from sk_obd.curvature.layers import ConvRule
-from sk_obd.curvature.rule import RULES
+from sk_obd.curvature.layers.layer_rule import RULES
+from sk_obd.curvature.layers.torch_layers import ConvRule
+from sk_obd.curvature.routes import per_row
+from sk_obd.curvature.routes.any_module import make_plan
 from tests.library.cases import BY_NAME, OnceSquare, Square, mlp
 
 from .test_exact import error
@@ -74,7 +74,7 @@ def test_rows_without_a_rule_are_taken_together(name, monkeypatch):
     def alone(*args):
         raise AssertionError("one row at a time takes ten times as long")
 
-    monkeypatch.setattr(rows, "one_row", alone)
+    monkeypatch.setattr(per_row, "one_row", alone)
     for method in ("ggn", "fisher"):
         diagonal(module, criterion, X, y, method=method)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rule import LIMIT, Rule, outer_squares, register_rule, squares
+from .layer_rule import LIMIT, Rule, outer_squares, register_rule, squares
 
 
 class LinearRule(Rule):

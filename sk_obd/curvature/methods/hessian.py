@@ -12,13 +12,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import chain as chains
+from ..layers.layer_rule import add, rule_for
+from ..losses.hessians import scaled
+from ..problem import Problem
+from ..routes import dense_chain as chains
+from ..routes.any_module import backward, run
+from ..routes.graph import refuse_once_differentiable
 from . import ggn
-from .general import backward, run
-from .graph import refuse_once_differentiable
-from .outputs import scaled
-from .problem import Problem
-from .rule import add, rule_for
 
 CHUNK = 32  # columns of one double backward
 

@@ -13,13 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import chain as chains
-from . import columns, links
-from .general import Run, backward, run
-from .outputs import Form, scaled
-from .problem import Problem
-from .rows import pulled_squares
-from .rule import add, rule_for
+from ..layers.layer_rule import add, rule_for
+from ..losses.hessians import Form, scaled
+from ..problem import Problem
+from ..routes import dense_chain as chains
+from ..routes import layer_chain as links
+from ..routes.any_module import Run, backward, run
+from ..routes.per_row import pulled_squares
+from . import ggn_layers as columns
 
 BLOCK = 1 << 20  # bytes of columns carried at once
 

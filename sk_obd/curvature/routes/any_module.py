@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..layers.layer_rule import rule_for
+from ..losses.registry import NLL, Loss
 from .graph import leaves, piecewise_linear
-from .losses import NLL, Loss
-from .rule import rule_for
 
 
 @dataclass

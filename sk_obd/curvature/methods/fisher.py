@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..losses.hessians import One
+from ..problem import Problem
 from .ggn import pull_back
-from .outputs import One
-from .problem import Problem
 
 
 def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:

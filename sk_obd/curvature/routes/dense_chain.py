@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .categorical import NLL, CrossEntropy
-from .elementwise import BCE
+from ..losses.base import Loss
+from ..losses.categorical import NLL, CrossEntropy
+from ..losses.elementwise import BCE
 from .graph import elementwise, leaves, plain_name, refuse_once_differentiable_map
-from .loss import Loss
 
 
 @dataclass

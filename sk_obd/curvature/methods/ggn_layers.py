@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .general import backward
-from .layers import ConvRule, ConvTransposeRule
-from .links import Line, chosen, pulled
-from .outputs import Form
-from .problem import Problem
-from .rule import add, rule_for
+from ..layers.layer_rule import add, rule_for
+from ..layers.torch_layers import ConvRule, ConvTransposeRule
+from ..losses.hessians import Form
+from ..problem import Problem
+from ..routes.any_module import backward
+from ..routes.layer_chain import Line, chosen, pulled
 
 #: Fewest columns for which it pays to gather what a max pool chose.
 FEW = 4

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from .general import backward
-from .rule import LIMIT, squares
+from ..layers.layer_rule import LIMIT, squares
+from .any_module import backward
 
 
 def pulled_squares(

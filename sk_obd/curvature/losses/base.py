@@ -13,7 +13,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from .outputs import Dense, Form, Separable
+from .hessians import Dense, Form, Separable
 
 
 class Loss:

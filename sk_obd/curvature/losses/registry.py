@@ -7,9 +7,9 @@ import inspect
 import torch.nn.functional as F
 from torch import nn
 
+from .base import Loss, name_of
 from .categorical import NLL, CrossEntropy, KLDivergence
 from .elementwise import BCE, MSE, BCEWithLogits, Huber, PoissonNLL, SmoothL1
-from .loss import Loss, name_of
 
 ENTRIES = {
     nn.CrossEntropyLoss: CrossEntropy,

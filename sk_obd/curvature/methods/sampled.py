@@ -12,9 +12,9 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from ..losses.hessians import One, scaled
+from ..problem import Problem
 from .ggn import pull_back
-from .outputs import One, scaled
-from .problem import Problem
 
 
 def generator_from(random_state) -> torch.Generator:

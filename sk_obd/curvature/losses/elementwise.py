@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .loss import Loss
-from .outputs import Separable
+from .base import Loss
+from .hessians import Separable
 
 
 class Elementwise(Loss):

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import chain as chains
-from . import shared
+from ..losses.hessians import Form, scaled
+from ..problem import Problem
+from ..routes import dense_chain as chains
+from ..routes.layer_chain import NoLine
+from . import recursion_shared as shared
 from .ggn import collect, lowest
 from .hessian import residuals
-from .links import NoLine
-from .outputs import Form, scaled
-from .problem import Problem
 
 
 def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:

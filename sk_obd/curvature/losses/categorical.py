@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .loss import Loss
-from .outputs import Categorical
+from .base import Loss
+from .hessians import Categorical
 
 
 def softmax(logits: Tensor) -> Tensor:

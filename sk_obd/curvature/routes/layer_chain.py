@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .chain import top_logits
-from .general import backward
+from ..losses.base import Loss
+from .any_module import backward
+from .dense_chain import top_logits
 from .graph import (
     SWITCHES,
     chosen_by,
@@ -23,7 +24,6 @@ from .graph import (
     line,
     plain_name,
 )
-from .loss import Loss
 
 
 class NoLine(Exception):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import grad
 
-from .graph import SWITCHES, elementwise, is_max_pool, line, plain_name, windows_apart
-from .graph import refuse_once_differentiable_map as refuse_once
-from .links import NoLine, trace
-from .problem import Problem
+from ..problem import Problem
+from ..routes.graph import SWITCHES, elementwise, is_max_pool, line, plain_name, windows_apart
+from ..routes.graph import refuse_once_differentiable_map as refuse_once
+from ..routes.layer_chain import NoLine, trace
 
 LINEAR = (
     nn.Linear,
