@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..curvature.losses.registry import resolve
+from ..curvature.losses.registry import loss_of
 from .batches import array_batches, take_rows
 
 BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)
@@ -285,7 +285,7 @@ def value_targets(net, output, y):
 
 def check_criterion(net, output, target):
     """Refuse a criterion that cannot judge (output, target), before any training."""
-    loss = resolve(net.criterion_, outputs_of(net))
+    loss = loss_of(net.criterion_, outputs_of(net))
     with torch.no_grad():
         loss.rows(output, target[: len(output)].to(output.device))
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from .. import curvature
-from ..curvature.losses.registry import resolve
+from ..curvature.losses.registry import loss_of
 from .batches import take_rows
 from .nets import PREDICTION_ROWS, evaluating, outputs_of
 
@@ -97,7 +97,7 @@ class Objective:
     def _sums(self, X, y, weights):
         """Weighted sum of the rows' losses and of their normalisers, in float64."""
         output = self.module(X)
-        loss = resolve(self.criterion, self.outputs)
+        loss = loss_of(self.criterion, self.outputs)
         loss.eps = torch.finfo(output.dtype).eps
         target = y.double() if y.is_floating_point() else y
         exact = output.double()

@@ -536,3 +536,14 @@ CASES += [
     Case("a function that mixes outputs", lambda: mlp(4, 5, 2), lambda: cosh, numbers(5, 4, 2)),
 ]
 BY_NAME = {case.name: case for case in CASES}
+#: Names of some cases that differ in kind, for tests that need not see all of them.
+SOME = [
+    "mlp Tanh",
+    "conv2d",
+    "residual",
+    "lstm",
+    "transformer",
+    "weighted classes",
+    "dense labels",
+    "bce",
+]

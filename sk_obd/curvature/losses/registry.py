@@ -7,11 +7,12 @@ import inspect
 import torch.nn.functional as F
 from torch import nn
 
-from .base import Loss, name_of
+from .base import Criterion, Loss, name_of
 from .categorical import NLL, CrossEntropy, KLDivergence
 from .elementwise import BCE, MSE, BCEWithLogits, Huber, PoissonNLL, SmoothL1
 
-ENTRIES = {
+#: The loss for each of torch's criteria, and for its subclasses that keep its forward.
+ENTRIES: dict[type[nn.Module], type[Loss]] = {
     nn.CrossEntropyLoss: CrossEntropy,
     nn.NLLLoss: NLL,
     nn.MSELoss: MSE,
@@ -23,7 +24,8 @@ ENTRIES = {
     nn.KLDivLoss: KLDivergence,
 }
 
-FUNCTIONS = {
+#: The criterion that each of torch's functions calls with its defaults.
+FUNCTIONS: dict[Criterion, type[nn.Module]] = {
     F.cross_entropy: nn.CrossEntropyLoss,
     F.nll_loss: nn.NLLLoss,
     F.mse_loss: nn.MSELoss,
@@ -35,8 +37,8 @@ FUNCTIONS = {
 }
 
 
-def resolve(criterion, outputs=None) -> Loss:
-    """The loss object of a criterion.
+def loss_of(criterion: Criterion | Loss, outputs: str | None = None) -> Loss:
+    """The loss object of a criterion; one that is a Loss already is returned as it is.
 
     Parameters
     ----------
@@ -50,10 +52,16 @@ def resolve(criterion, outputs=None) -> Loss:
     -------
     loss : Loss
 
+    Raises
+    ------
+    ValueError
+        If the criterion is a class, is not callable, cannot be called as
+        ``criterion(output, target)``, or does not fit ``outputs``.
+
     Examples
     --------
     >>> import torch
-    >>> loss = resolve(torch.nn.MSELoss())
+    >>> loss = loss_of(torch.nn.MSELoss())
     >>> loss.rows(torch.tensor([[1., 2.], [0., 0.]]), torch.zeros(2, 2))
     tensor([5., 0.])
     >>> loss.normalisers(torch.zeros(2, 2), torch.zeros(2, 2))
@@ -66,29 +74,32 @@ def resolve(criterion, outputs=None) -> Loss:
             f"criterion is the class {criterion.__name__}; give an instance, "
             f"{criterion.__name__}()."
         )
-    criterion = FUNCTIONS.get(criterion, lambda: criterion)()
+    if criterion in FUNCTIONS:
+        criterion = FUNCTIONS[criterion]()
     if not callable(criterion):
         raise ValueError(
             f"criterion must be callable as criterion(output, target), found {criterion!r}."
         )
-    check_callable(criterion)
+    refuse_signature(criterion)
     for kind, entry in ENTRIES.items():
         if isinstance(criterion, kind) and type(criterion).forward is kind.forward:
             return entry(criterion, outputs)
     return Loss(criterion, None if outputs == "logits" else outputs)
 
 
-def check_callable(criterion) -> None:
-    """ValueError for a criterion that takes anything but (output, target)."""
+def refuse_signature(criterion: Criterion) -> None:
+    """Raise ValueError for a criterion that takes anything but (output, target)."""
     called = criterion.forward if isinstance(criterion, nn.Module) else criterion
     try:
-        inspect.signature(called).bind(None, None)
+        signature = inspect.signature(called)
+    except ValueError:  # a function written in C, which may well take both
+        return
+    try:
+        signature.bind(None, None)
     except TypeError:
         raise ValueError(
             f"{name_of(criterion)} cannot be called as criterion(output, target): its signature is "
-            f"{inspect.signature(called)}. Wrap it in an nn.Module whose forward(output, target) "
-            "supplies the rest (a fixed variance, for example) and give that a `reduction` "
-            'attribute that may be "none".'
+            f"{signature}. Wrap it in an nn.Module whose forward(output, target) supplies the rest "
+            "(a fixed variance, for example) and give that a `reduction` attribute that may be "
+            '"none".'
         ) from None
-    except ValueError:
-        return

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..losses.hessians import One
-from ..problem import Problem
+from ..losses.hessians import RankOne
+from ..problem import Batch, Problem
 from .ggn import pull_back
 
 
-def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    def gradient(logits: Tensor) -> One:
-        root = w.sqrt().reshape(-1, *[1] * (logits.ndim - 1))
-        return One(problem.loss.gradient(logits, y) * root)
+def sums(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Sums over a batch, and the batch's part of the denominator."""
 
-    return pull_back(problem, X, y, w, gradient)
+    def of_gradient(logits: Tensor) -> RankOne:
+        return RankOne(batch.loss.gradient(logits, batch.y)).scaled(batch.w)
+
+    return pull_back(problem, batch, of_gradient)

@@ -1,52 +1,53 @@
 """The exact diagonal of the Hessian.
 
-In a chain, ``d2L/dz_l^2 = f'^2 [W^T H W]_jj + f''(z_l) dL/dx``: the Gauss-Newton columns plus one
-signed column a unit for every smooth map above. A residual needs no columns for the layer right
-below, ``r @ W**2``. Elsewhere each layer's ``d2L/dz^2`` comes from double backward, one column an
-output, or each parameter's from its own column, whichever are fewer. Where the logits are
-piecewise linear it is the Gauss-Newton diagonal.
+In a dense chain, ``d2L/dz_l^2 = f'^2 [W^T H W]_jj + f''(z_l) dL/dx``: the Gauss-Newton columns plus
+one signed column per unit for every smooth map above. A residual needs no columns for the layer
+right below, ``r @ W**2``. Elsewhere each layer's ``d2L/dz^2`` comes from double backward, one
+column per output, or each parameter's from its own column, whichever are fewer. Where the logits
+are piecewise linear it is the Gauss-Newton diagonal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from ..layers.layer_rule import add, rule_for
-from ..losses.hessians import scaled
-from ..problem import Problem
-from ..routes import dense_chain as chains
-from ..routes.any_module import backward, run
-from ..routes.graph import refuse_once_differentiable
+from ..layers.layer_rule import add_to
+from ..layers.registry import rule_for
+from ..problem import Batch, Problem
+from ..routes.any_module import run_and_record
+from ..routes.dense_chain import DenseChain, trace_dense_chain
+from ..routes.derivatives import backward, refuse_once_differentiable
 from . import ggn
+from .ggn_dense import dense_chain_diagonals, of_parameters
 
-CHUNK = 32  # columns of one double backward
+#: Columns of one double backward: enough to share what it costs to walk the graph, while all that
+#: the graph holds is there once for each of them.
+CHUNK = 32
 
 
-def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    loss = problem.loss
-    if problem.chain:
-        chain = chains.trace(problem.module, loss, X, bends=True)
+def sums(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Sums over a batch, and the batch's part of the denominator."""
+    if problem.try_dense_chain:
+        chain = trace_dense_chain(problem.module, problem.loss, batch.X, second_slopes=True)
         if chain is not None:
-            form = scaled(loss.form(chain.logits, y), w)
-            slopes = loss.gradient(chain.logits, y) * w.reshape(-1, *[1] * (chain.logits.ndim - 1))
-            diagonals = ggn.chain_diagonals(problem, chain, form, residuals(chain, slopes))
-            return ggn.collect(problem, chain, diagonals), (
-                w * loss.normalisers(chain.output, y)
-            ).sum()
-        problem.give_up_chain()
-    plan = problem.get_plan()
-    if plan.linear:
-        return ggn.batch(problem, X, y, w)
-    return by_double_backward(problem, X, y, w)
+            form, gradient = batch.form(chain.logits), batch.gradient(chain.logits)
+            diagonals = dense_chain_diagonals(problem, chain, form, residuals_of(chain, gradient))
+            return of_parameters(problem, chain, diagonals), batch.denominator(chain.output)
+        problem.give_up_dense_chain()
+    if problem.plan.piecewise_linear:
+        return ggn.sums(problem, batch)
+    return by_double_backward(problem, batch)
 
 
-def residuals(chain: chains.Chain, slopes: Tensor) -> list[Tensor | None]:
-    """f''(z) * dL/dx of every link: what Gauss-Newton leaves out."""
-    delta = slopes.reshape(chain.links[-1].z.shape)
+def residuals_of(chain: DenseChain, gradient: Tensor) -> list[Tensor | None]:
+    """``f''(z) * dL/dx`` (n, units) of every link: what Gauss-Newton leaves out. None for zero."""
+    delta = gradient.reshape(chain.links[-1].z.shape)
     out: list[Tensor | None] = []
     for link in reversed(chain.links):
-        out.append(None if link.bend is None else link.bend * delta)
+        out.append(None if link.second_slope is None else link.second_slope * delta)
         if link.slope is not None:
             delta = delta * link.slope
         if link is not chain.links[0]:
@@ -54,37 +55,45 @@ def residuals(chain: chains.Chain, slopes: Tensor) -> list[Tensor | None]:
     return out[::-1]
 
 
-def by_double_backward(problem: Problem, X: Tensor, y: Tensor, w: Tensor):
+def by_double_backward(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Columns of the Hessian itself: by layers' outputs where rules go on, else by parameters."""
     plan, loss = problem.plan, problem.loss
-    went = run(problem.module, loss, X, plan.layers)
-    value = (w * loss.rows_at(went.logits, y)).sum()
-    sums: dict[str, Tensor] = {}
+    recorded = run_and_record(problem.module, loss, batch.X, plan.layers)
+    value = (batch.w * loss.rows_at(recorded.logits, batch.y)).sum()
+    total: dict[str, Tensor] = {}
     direct = list(plan.rest)
     for layer, names in plan.layers.items():
-        x, z = went.calls[layer][0]
+        x, z = recorded.calls[layer][0]
         if z[0].numel() > sum(problem.parameters[name].numel() for name in names.values()):
             direct.extend(names.values())
             continue
-        for columns, basis in second_columns(value, z, len(X)):
-            for local, part in rule_for(layer).contract(layer, x, columns, basis).items():
+        rule = rule_for(layer)
+        assert rule is not None
+        for columns, basis in second_columns(value, z, len(batch.X)):
+            for local, part in rule.contract(layer, x, columns, basis).items():
                 if local in names:
-                    add(sums, names[local], part)
+                    add_to(total, names[local], part)
     for name in direct:
-        parameter = problem.parameters[name]
-        diagonal = torch.zeros(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
-        start = 0
-        for columns, _ in second_columns(value, parameter, None):
-            k = len(columns)
-            diagonal[start : start + k] = columns.reshape(k, -1)[:, start : start + k].diagonal()
-            start += k
-        sums[name] = diagonal.view(parameter.shape)
-    return sums, (w * loss.normalisers(went.output, y)).sum()
+        total[name] = second_diagonal(value, problem.parameters[name])
+    return total, batch.denominator(recorded.output)
 
 
-def second_columns(value: Tensor, at: Tensor, rows: int | None):
-    """Yield (columns of the second derivative of ``value`` at ``at``, their unit columns).
+def second_diagonal(value: Tensor, parameter: Tensor) -> Tensor:
+    """The second derivatives of ``value`` by each number of the parameter, shaped like it."""
+    diagonal = torch.zeros(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
+    start = 0
+    for columns, _ in second_columns(value, parameter, None):
+        k = len(columns)
+        diagonal[start : start + k] = columns.reshape(k, -1)[:, start : start + k].diagonal()
+        start += k
+    return diagonal.view(parameter.shape)
 
-    With ``rows``, ``at`` is (rows, ...) and rows do not mix: one unit column a number of a row
+
+def second_columns(value: Tensor, at: Tensor, rows: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield columns (k, *at.shape) of the second derivative of ``value`` at ``at``, and the unit
+    columns of the same shape that they belong to.
+
+    With ``rows``, ``at`` is (rows, ...) and rows do not mix: the unit column of one number of a row
     serves all rows.
     """
     (slope,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)

@@ -1,6 +1,6 @@
 """The paper's own back-propagation of second derivatives (LeCun, Denker and Solla 1989, eq. 5-8).
 
-``h_l = f'(z_l)^2 (h_{l+1} @ W_{l+1}**2) + f''(z_l) dL/dx_{l+1}``: one number a unit, carried down
+``h_l = f'(z_l)^2 (h_{l+1} @ W_{l+1}**2) + f''(z_l) dL/dx_{l+1}``: one number per unit, carried down
 as gradients are. It keeps only the diagonal at each layer, so it is exact for the last two layers
 of weights and an approximation before them. The paper's eq. 7 prints "- f'' dE/dx"; with the true
 derivative the sign is +. "recursion-lm" drops that term (the paper's Levenberg-Marquardt form) and
@@ -9,93 +9,95 @@ is never negative.
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
 
-from ..losses.hessians import Form, scaled
-from ..problem import Problem
-from ..routes import dense_chain as chains
-from ..routes.layer_chain import NoLine
-from . import recursion_shared as shared
-from .ggn import collect, lowest
-from .hessian import residuals
+from torch import Tensor, nn
 
-
-def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    return _batch(problem, X, y, w, bends=True)
+from ..problem import Batch, Problem
+from ..routes.dense_chain import DenseChain, trace_dense_chain
+from ..routes.layer_chain import NotALayerChain
+from . import recursion_shared
+from .ggn_dense import first_wanted, of_parameters
+from .hessian import residuals_of
 
 
-def batch_lm(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    return _batch(problem, X, y, w, bends=False)
+def sums(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Sums over a batch, and the batch's part of the denominator."""
+    return _sums(problem, batch, second_slopes=True)
 
 
-def _batch(problem, X, y, w, bends):
-    loss = problem.loss
+def sums_lm(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """As :func:`sums`, without the term of f''."""
+    return _sums(problem, batch, second_slopes=False)
 
-    def form(logits: Tensor) -> Form:
-        return scaled(loss.form(logits, y), w)
 
-    def slopes(logits: Tensor) -> Tensor:
-        return loss.gradient(logits, y) * w.reshape(-1, *[1] * (logits.ndim - 1))
-
-    chain = chains.trace(problem.module, loss, X, bends) if problem.chain else None
+def _sums(problem: Problem, batch: Batch, second_slopes: bool) -> tuple[dict[str, Tensor], Tensor]:
+    chain = None
+    if problem.try_dense_chain:
+        chain = trace_dense_chain(problem.module, problem.loss, batch.X, second_slopes)
     if chain is None:
-        problem.give_up_chain()
+        problem.give_up_dense_chain()
         try:
-            refuse_parameters(problem)
-            return shared.batch(problem, X, y, w, bends, form, slopes)
-        except NoLine as reason:
+            refuse_parameters(problem.module)
+            return recursion_shared.sums(problem, batch, second_slopes)
+        except NotALayerChain as broken_by:
             raise ValueError(
-                "the recursion passes one number a unit through a chain of Linear and "
-                "convolutional layers with "
-                f"activations and pooling between them; it cannot pass {reason}. Use "
-                f'method="ggn" (exact, never '
-                'negative) or "hessian".'
+                "the recursion passes one number per unit through a chain of Linear and "
+                "convolutional layers with activations and pooling between them; it cannot pass "
+                f'{broken_by}. Use method="ggn" (exact, never negative) or "hessian".'
             ) from None
-    smooth = bends and any(link.bend is not None for link in chain.links)
-    left_out = residuals(chain, slopes(chain.logits)) if smooth else [None] * len(chain.links)
-    diagonals = diagonals_of(problem, chain, form(chain.logits).diagonal(), left_out)
-    return collect(problem, chain, diagonals), (w * loss.normalisers(chain.output, y)).sum()
+    residuals: Sequence[Tensor | None] = [None] * len(chain.links)
+    if any(link.second_slope is not None for link in chain.links):
+        residuals = residuals_of(chain, batch.gradient(chain.logits))
+    h = batch.form(chain.logits).diagonal()
+    diagonals = recursion_diagonals(problem, chain, h, residuals)
+    return of_parameters(problem, chain, diagonals), batch.denominator(chain.output)
 
 
-def diagonals_of(
-    problem: Problem, chain: chains.Chain, h: Tensor, left_out: list
-) -> list[Tensor | None]:
-    """The recursion itself, from the logits down to the first layer wanted."""
-    links, first = chain.links, lowest(problem, chain)
-    diagonals: list[Tensor | None] = [None] * len(links)
+def recursion_diagonals(
+    problem: Problem, chain: DenseChain, h: Tensor, residuals: Sequence[Tensor | None]
+) -> dict[int, Tensor]:
+    """The recursion itself, from h at the logits down to the first wanted layer.
+
+    The result holds h (n, units) at the output of layer i; ``residuals[i]`` is the term of f''.
+    """
+    links, diagonals = chain.links, {}
+    first = first_wanted(problem, [link.layer for link in links])
     h = h.reshape(links[-1].z.shape)
     for i in range(len(links) - 1, first - 1, -1):
-        if links[i].slope is not None:
-            h = (h * links[i].slope).mul_(links[i].slope)
-        if left_out[i] is not None:
-            h = h + left_out[i]
+        slope, residual = links[i].slope, residuals[i]
+        if slope is not None:
+            h = (h * slope).mul_(slope)
+        if residual is not None:
+            h = h + residual
         diagonals[i] = h
         if i > first:
             h = h @ links[i].layer.weight.detach().square()
     return diagonals
 
 
-def refuse_parameters(problem: Problem) -> None:
-    """NoChain for trainable parameters outside plain Linear and convolutional layers, or tied
-    ones.
+def refuse_parameters(module: nn.Module) -> None:
+    """Raise NotALayerChain if a trainable parameter is tied, or not of a plain Linear or
+    convolutional layer.
     """
-    owners = {}
-    for name, layer in problem.module.named_modules():
+    owners: dict[nn.Parameter, str] = {}
+    for name, layer in module.named_modules():
         for local, parameter in layer.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             plain = any(
                 type(layer).forward is kind.forward
-                for kind in shared.LINEAR
+                for kind in recursion_shared.LINEAR
                 if isinstance(layer, kind)
             )
             if not plain:
-                where = (
+                raise NotALayerChain(
                     f"layer {name!r} ({layer})"
                     if name
                     else f"the parameter {local!r} of {type(layer).__name__}"
                 )
-                raise NoLine(where)
             if parameter in owners:
-                raise NoLine(f"the parameter that layers {owners[parameter]!r} and {name!r} share")
+                raise NotALayerChain(
+                    f"the parameter that layers {owners[parameter]!r} and {name!r} share"
+                )
             owners[parameter] = name

@@ -1,23 +1,26 @@
-"""The Gauss-Newton diagonal from one random column a row: unbiased, cheap for many outputs.
+"""The Gauss-Newton diagonal from one random column per row: unbiased, cheap for many outputs.
 
 For cross-entropy the column is ``p - e_c`` with the class ``c`` drawn from the network's own
-``p``; for losses with a term an output, the root of each second derivative with a random sign.
-Draws come from a generator of its own, row after row, so they depend on ``random_state`` alone and
-not on the batch size.
+``p``; for losses with a term for each output, the root of each second derivative with a random
+sign. Draws come from a generator of their own, row after row, so they depend on ``random_state``
+only and not on the batch size.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from ..losses.hessians import One, scaled
-from ..problem import Problem
+from ..losses.hessians import RankOne
+from ..problem import Batch, Problem
 from .ggn import pull_back
 
+RandomState = int | np.random.RandomState | torch.Generator | None
 
-def generator_from(random_state) -> torch.Generator:
+
+def generator_from(random_state: RandomState) -> torch.Generator:
     """A generator from None (seeded anew), an int, a RandomState, or a torch.Generator."""
     if isinstance(random_state, torch.Generator):
         return random_state
@@ -29,9 +32,12 @@ def generator_from(random_state) -> torch.Generator:
     return generator
 
 
-def batch(problem: Problem, X: Tensor, y: Tensor, w: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    def drawn(logits: Tensor) -> One:
-        form = scaled(problem.loss.form(logits, y), w)
-        return One(form.sample(problem.generator).squeeze(0))
+def sums(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """Sums over a batch, and the batch's part of the denominator."""
+    generator = problem.generator
+    assert generator is not None
 
-    return pull_back(problem, X, y, w, drawn)
+    def drawn(logits: Tensor) -> RankOne:
+        return RankOne(batch.form(logits).sample(generator).squeeze(0))
+
+    return pull_back(problem, batch, drawn)

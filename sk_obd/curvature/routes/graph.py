@@ -1,75 +1,66 @@
-"""What autograd's graph says about a computation: its leaves, its operations, how often a leaf is
-used.
+"""What autograd's graph says about a computation: its leaves, its operations, its max pools.
+
+Nodes are named as torch prints them, without "Backward0" and without a dimension such as "2D".
+A table that lacks a name costs time only: the map is then probed with numbers, or a route is taken
+that asks for less.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
-import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
-VIEWS = frozenset(["View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Clone", "Alias"])
+#: Operations that only give numbers another shape.
+VIEWS = frozenset({"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Clone", "Alias"})
+
 #: Operations whose slope is 0 or 1.
 SWITCHES = VIEWS | {"Relu"}
 
-ELEMENTWISE = VIEWS | frozenset(
-    [
-        "Relu",
-        "LeakyRelu",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Gelu",
-        "Silu",
-        "Mish",
-        "Tanh",
-        "Sigmoid",
-        "Softplus",
-        "LogSigmoid",
-        "Hardtanh",
-        "Hardswish",
-        "Hardsigmoid",
-        "Threshold",
-        "Softshrink",
-        "Hardshrink",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Sin",
-        "Cos",
-        "Abs",
-        "Neg",
-        "Clamp",
-    ]
-)
-PIECEWISE_LINEAR = frozenset(
-    "Addmm Mm Bmm Baddbmm Linear T Transpose Permute View UnsafeView "
-    "ReshapeAlias Squeeze "
-    "Unsqueeze Clone Alias Relu LeakyRelu Hardtanh Threshold Clamp Add Sub Neg Convolution "
-    "MaxPoolWithIndices "
-    "AvgPool AdaptiveAvgPool AdaptiveMaxPool Mean Sum Cat Stack Split Slice Select Expand "
-    "Constantpad "
-    "Embedding Dropout Amax Max Index AsStrided  Chunk Unbind Flip Roll "
-    "ReflectionPad ReplicationPad UpsampleNearest ThAddmm Addbmm MkldnnConvolution "
-    "CudnnConvolution "
-    "SplitWithSizes".lower().split()
+#: Operations in which every number of the output depends on one number of the input.
+ELEMENTWISE = (
+    VIEWS
+    | {"Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Silu", "Mish", "Softplus"}
+    | {"Tanh", "Sigmoid", "LogSigmoid", "Hardtanh", "Hardswish", "Hardsigmoid"}
+    | {"Threshold", "Softshrink", "Hardshrink"}
+    | {"Exp", "Log", "Sqrt", "Sin", "Cos", "Abs", "Neg", "Clamp"}
 )
 
+#: Operations that are piecewise linear in each input, the others held fixed.
+PIECEWISE_LINEAR = (
+    VIEWS
+    | {"Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "ThAddmm", "Linear", "Embedding"}
+    | {"Convolution", "MkldnnConvolution", "CudnnConvolution"}
+    | {"Relu", "LeakyRelu", "Hardtanh", "Threshold", "Clamp", "Dropout"}
+    | {"Add", "Sub", "Neg", "Mean", "Sum", "Max", "Amax"}
+    | {"MaxPoolWithIndices", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool"}
+    | {"T", "Transpose", "Permute", "Expand", "AsStrided", "Flip", "Roll", "Index"}
+    | {"Cat", "Stack", "Split", "SplitWithSizes", "Chunk", "Unbind", "Slice", "Select"}
+    | {"ConstantPadNd", "ReflectionPad", "ReplicationPad", "UpsampleNearest"}
+)
 
-ONCE = ("torch::autograd::Error", "Error")
+#: Batch norms, which are linear in eval mode.
+BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm"})
 
 
-def plain_name(node) -> str:
+def plain_name(node: Node) -> str:
     """``"AddmmBackward0"`` -> ``"Addmm"``, ``"MaxPool2DWithIndicesBackward0"`` ->
     ``"MaxPoolWithIndices"``.
     """
-    return re.sub(r"Backward\d*$", "", node.name()).replace("_", "")
+    return re.sub(r"Backward\d*$|\dD", "", node.name()).replace("_", "")
 
 
-def nodes(start):
-    """The node ``start`` and every node behind it, once."""
+def is_leaf(node: Node) -> bool:
+    """Whether the node stands for a leaf, such as a parameter, and not for an operation."""
+    return hasattr(node, "variable")
+
+
+def nodes(start: Node) -> Iterator[Node]:
+    """The node ``start`` and every node behind it, each once."""
     stack = [start]
     seen = set(stack)
     while stack:
@@ -81,67 +72,45 @@ def nodes(start):
                 stack.append(after)
 
 
-def refuse_once_differentiable(tensors) -> None:
-    """RuntimeError where derivatives came from a function that can be differentiated once.
-
-    torch marks such a function's derivative by a node that raises when it is reached, but
-    ``autograd.grad`` does not reach it, and leaves its part out.
-    """
-    for tensor in tensors:
-        if tensor is None or tensor.grad_fn is None:
-            continue
-        if any(node.name() in ONCE for node in nodes(tensor.grad_fn)):
-            raise RuntimeError(
-                "the network holds a function marked once_differentiable, which has no second "
-                "derivative"
-            )
-
-
-def refuse_once_differentiable_map(z: Tensor, x: Tensor) -> None:
-    """The same for a map z -> x. Its derivative must depend on something for torch to mark it."""
-    marked = torch.ones_like(x, requires_grad=True)
-    refuse_once_differentiable(
-        torch.autograd.grad(x, z, marked, create_graph=True, allow_unused=True)
-    )
-
-
 def leaves(tensor: Tensor) -> dict[Tensor, int]:
     """The leaves a tensor depends on, each with the number of edges into it."""
     if tensor.grad_fn is None:
         return {tensor: 1} if tensor.requires_grad else {}
-    edges = Counter(
+    edges: Counter[Any] = Counter(
         after
         for node in nodes(tensor.grad_fn)
         for after, _ in node.next_functions
-        if after is not None and hasattr(after, "variable")
+        if after is not None and is_leaf(after)
     )
     return {node.variable: count for node, count in edges.items()}
 
 
-def line(z: Tensor, x: Tensor) -> list | None:
-    """The operations from x back to z, where each has but one before it."""
-    node, found = x.grad_fn, []
-    while node is not None and not hasattr(node, "variable"):
+def path_between(z: Tensor, x: Tensor) -> list[Node] | None:
+    """The nodes from x back to the leaf z; None if any of them has several inputs."""
+    node: Any = x.grad_fn
+    found: list[Node] = []
+    while node is not None and not is_leaf(node):
         found.append(node)
         behind = [before for before, _ in node.next_functions if before is not None]
         node = behind[0] if len(behind) == 1 else None
     return None if node is None or node.variable is not z else found
 
 
-def is_max_pool(node) -> bool:
-    return plain_name(node).startswith("MaxPool") and plain_name(node).endswith("WithIndices")
+# -- max pools, by what torch saved of them; it has no public names for that -----------------------
 
 
-def chosen_by(pool) -> tuple[Tensor, Tensor]:
-    """What a max pool read, and the position in its plane of each number it chose.
+def is_max_pool(node: Node) -> bool:
+    """Whether the node is a max pool that knows which numbers it passed on."""
+    return plain_name(node) == "MaxPoolWithIndices"
 
-    torch has no public name for what an operation saved.
-    """
+
+def pooled_from(pool: Any) -> tuple[Tensor, Tensor]:
+    """What a max pool read, and the position in its plane of each number that it passed on."""
     return pool._saved_self, pool._saved_result1
 
 
-def windows_apart(pool) -> bool:
-    """Whether no two windows of a max pool overlap (by what torch saved, as above)."""
+def windows_apart(pool: Any) -> bool:
+    """Whether no two windows of a max pool overlap."""
     kernel = pool._saved_kernel_size
     stride = pool._saved_stride or kernel
     return all(d == 1 for d in pool._saved_dilation) and all(
@@ -149,26 +118,30 @@ def windows_apart(pool) -> bool:
     )
 
 
+# -- what kind of map it is ------------------------------------------------------------------------
+
+
 def elementwise(tensor: Tensor) -> bool:
     """Whether only operations known to be elementwise lie behind the tensor."""
-    behind = nodes(tensor.grad_fn)
-    return all(hasattr(n, "variable") or plain_name(n) in ELEMENTWISE for n in behind)
+    assert tensor.grad_fn is not None
+    return all(is_leaf(node) or plain_name(node) in ELEMENTWISE for node in nodes(tensor.grad_fn))
 
 
-def piecewise_linear(tensor: Tensor, top: frozenset[str] = frozenset()) -> bool:
-    """Whether the tensor, before operations named in ``top``, is piecewise linear in every leaf
-    used once.
+def piecewise_linear(tensor: Tensor, harmless_top: frozenset[str] = frozenset()) -> bool:
+    """Whether the tensor is piecewise linear in every leaf that is used once.
+
+    Its last operations are skipped as long as they are named in ``harmless_top``.
     """
     start = tensor.grad_fn
-    while start is not None and plain_name(start) in top:
+    while start is not None and plain_name(start) in harmless_top:
         start = start.next_functions[0][0]
     return start is None or all(map(linear_step, nodes(start)))
 
 
-def linear_step(node) -> bool:
-    if hasattr(node, "variable"):
+def linear_step(node: Any) -> bool:
+    """Whether the node is a leaf or an operation that is piecewise linear."""
+    if is_leaf(node):
         return True
-    name = re.sub(r"\dd", "", plain_name(node).lower())
-    if name in ("nativebatchnorm", "cudnnbatchnorm"):
+    if plain_name(node) in BATCH_NORMS:
         return not node._saved_training
-    return name in PIECEWISE_LINEAR
+    return plain_name(node) in PIECEWISE_LINEAR

@@ -4,49 +4,102 @@ row.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
+from ..hooks import hooked
 from ..layers.layer_rule import LIMIT, squares
-from .any_module import backward
+from ..losses.base import Loss
+from .derivatives import backward
 
 
-def pulled_squares(
-    problem, X: Tensor, S: Tensor, signs: Tensor | None, names: list[str]
-) -> dict[str, Tensor]:
-    """Sum over rows and columns of ``signs * (J^T s)**2`` for the parameters named."""
-    total = {
-        name: torch.zeros_like(problem.parameters[name], requires_grad=False) for name in names
-    }
-    for rows, pulled in per_row(problem, X, S, names):
-        part = None if signs is None else signs[:, rows].T.flatten()
-        for name, columns in pulled.items():
-            total[name] += squares(columns.flatten(0, 1), None, part)
-    return total
+@dataclass
+class PerRow:
+    """Derivatives of the logits by some parameters, for each row on its own.
+
+    Attributes
+    ----------
+    module : nn.Module
+    loss : Loss
+    parameters : dict of str to nn.Parameter
+        Those that are wanted.
+    vectorised : bool
+        Whether torch.func copes with the module, as far as is known; False once it has failed.
+    """
+
+    module: nn.Module
+    loss: Loss
+    parameters: dict[str, nn.Parameter]
+    vectorised: bool = True
+
+    def pulled_squares(self, X: Tensor, S: Tensor, signs: Tensor | None) -> dict[str, Tensor]:
+        """Sum over rows and columns of ``signs * (J^T s)**2``, for columns S (k, n, ...)."""
+        total = {
+            name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()
+        }
+        for rows, pulled in self.columns(X, S):
+            part = None if signs is None else signs[:, rows].T.flatten()
+            for name, columns in pulled.items():
+                total[name] += squares(columns.flatten(0, 1), None, part)
+        return total
+
+    def columns(self, X: Tensor, S: Tensor) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Yield some rows and the columns (rows, k, *parameter.shape) of their parameters."""
+        size = sum(p.numel() for p in self.parameters.values()) * len(S)
+        # Larger blocks than rules take: torch.func traces the module anew for each of them.
+        step = max(1, 4 * LIMIT // max(1, size))
+        for start in range(0, len(X), step):
+            rows = slice(start, start + step)
+            if self.vectorised:
+                try:
+                    yield rows, self.rows_together(X[rows], S[:, rows])
+                    continue
+                except (RuntimeError, NotImplementedError, ValueError):
+                    self.vectorised = False
+            for i in range(start, min(len(X), start + step)):
+                yield slice(i, i + 1), self.one_row(X[i : i + 1], S[:, i : i + 1])
+
+    def rows_together(self, X: Tensor, S: Tensor) -> dict[str, Tensor]:
+        """The columns (n, k, *parameter.shape) of all rows by torch.func."""
+        constant = {name: p.detach() for name, p in self.module.named_parameters()}
+        wanted = {name: p.detach() for name, p in self.parameters.items()}
+
+        def row(x: Tensor, s: Tensor) -> dict[str, Tensor]:
+            def logits(parameters: dict[str, Tensor]) -> Tensor:
+                return self.loss.logits(
+                    functional_call(self.module, {**constant, **parameters}, (x.unsqueeze(0),))
+                )
+
+            pull = vjp(logits, wanted)[1]
+            return vmap(lambda column: pull(column.unsqueeze(0))[0])(s)
+
+        recurrent = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
+        with hooked(recurrent, first_states, before=True):
+            return {name: value.detach() for name, value in vmap(row, (0, 1))(X, S).items()}
+
+    def one_row(self, x: Tensor, S: Tensor) -> dict[str, Tensor]:
+        """The columns (1, k, *parameter.shape) of one row by plain autograd."""
+        logits = self.loss.logits(self.module(x))
+        pulled = backward(logits, list(self.parameters.values()), S)
+        return {
+            name: torch.zeros(1, len(S), *p.shape, dtype=p.dtype, device=p.device)
+            if g is None
+            else g.unsqueeze(0)
+            for (name, p), g in zip(self.parameters.items(), pulled, strict=True)
+        }
 
 
-def per_row(problem, X: Tensor, S: Tensor, names: list[str]):
-    """Yield (slice of rows, {name: (rows, k, *shape)})."""
-    size = sum(problem.parameters[name].numel() for name in names) * len(S)
-    step = max(1, 4 * LIMIT // max(1, size))
-    for start in range(0, len(X), step):
-        rows = slice(start, start + step)
-        if problem.vectorised:
-            try:
-                yield rows, vectorised(problem, X[rows], S[:, rows], names)
-                continue
-            except (RuntimeError, NotImplementedError, ValueError):
-                problem.vectorised = False
-        for i in range(start, min(len(X), start + step)):
-            yield slice(i, i + 1), one_row(problem, X[i : i + 1], S[:, i : i + 1], names)
+def first_states(
+    layer: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The layer's arguments with first states of every row; None leaves its call as it is.
 
-
-def first_states(layer: nn.RNNBase, args: tuple, kwargs: dict):
-    """The first states of every row: vmap cannot add in place to zeros that belong to no row, as
-    those that torch makes do. (x, hx) for the layer; None leaves its call as it is.
+    vmap cannot add in place to zeros that do not belong to a row, as those that torch makes do not.
     """
     x, *given = args or (kwargs["input"],)
     hx = given[0] if given else kwargs.get("hx")
@@ -62,44 +115,3 @@ def first_states(layer: nn.RNNBase, args: tuple, kwargs: dict):
     if layer.mode != "LSTM":
         return (x, h), {}
     return (x, (h, x.new_zeros(layers, rows, layer.hidden_size))), {}
-
-
-@contextmanager
-def states_given(module: nn.Module):
-    recurrent = [m for m in module.modules() if isinstance(m, nn.RNNBase)]
-    handles = [m.register_forward_pre_hook(first_states, with_kwargs=True) for m in recurrent]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def vectorised(problem, X, S, names) -> dict[str, Tensor]:
-    module, loss = problem.module, problem.loss
-    constant = {name: p.detach() for name, p in module.named_parameters()}
-    wanted = {name: problem.parameters[name].detach() for name in names}
-
-    def row(x, s):
-        def logits(parameters):
-            return loss.logits(
-                functional_call(module, {**constant, **parameters}, (x.unsqueeze(0),))
-            )
-
-        _, pull = vjp(logits, wanted)
-        return vmap(lambda column: pull(column.unsqueeze(0))[0])(s)
-
-    with states_given(module):
-        return {name: value.detach() for name, value in vmap(row, (0, 1))(X, S).items()}
-
-
-def one_row(problem, x, S, names) -> dict[str, Tensor]:
-    logits = problem.loss.logits(problem.module(x))
-    inputs = [problem.parameters[name] for name in names]
-    pulled = backward(logits, inputs, S)
-    return {
-        name: torch.zeros(1, len(S), *p.shape, dtype=p.dtype, device=p.device)
-        if g is None
-        else g.unsqueeze(0)
-        for name, p, g in zip(names, inputs, pulled, strict=True)
-    }
