@@ -5,8 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sk_obd.curvature import METHODS, diagonal
+from sk_obd.curvature.boundary import (
+    CHAIN_BYTES,
+    COLUMNS_BYTES,
+    FEWEST,
+    MOST,
+    MOST_OF_ANY,
+    as_it_was,
+    checked_batch_size,
+    default_batch_size,
+)
+from sk_obd.curvature.hooks import trainable
+from sk_obd.curvature.losses.registry import loss_of
+from sk_obd.curvature.problem import Problem
 from tests.curvature.comparison import error
 from tests.library.cases import BY_NAME, mlp
 
@@ -120,3 +134,78 @@ def test_arguments_that_do_not_fit_are_refused(options, message):
     X, y = options.pop("X", X), options.pop("y", y)
     with pytest.raises(ValueError, match=message):
         diagonal(module, criterion, X, y, **options)
+
+
+def batch_size(module, X, *, chain):
+    problem = Problem(
+        module, loss_of(nn.CrossEntropyLoss()), trainable(module), X[:2], try_dense_chain=chain
+    )
+    return default_batch_size(problem, X)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("width", [256, 512])
+def test_a_batch_of_a_dense_chain_keeps_the_widest_layer_in_the_cache(width, dtype):
+    module, X = mlp(3, width, 100, 2).to(dtype), torch.randn(1, 3, dtype=dtype)
+    assert batch_size(module, X, chain=True) == CHAIN_BYTES // (width * dtype.itemsize)
+
+
+def test_a_batch_of_a_dense_chain_has_bounds():
+    X = torch.randn(1, 3)
+    assert batch_size(mlp(3, 4, 2), X, chain=True) == MOST
+    assert batch_size(mlp(3, 100_000, 2), X, chain=True) == FEWEST
+
+
+@pytest.mark.parametrize(("outputs", "counted"), [(4, 4), (32, 32), (500, 32)])
+def test_a_batch_of_any_other_module_keeps_the_columns_of_all_outputs_bounded(outputs, counted):
+    module = nn.Sequential(nn.Linear(3, 5000), nn.Tanh(), nn.Linear(5000, outputs))
+    X = torch.randn(7, 3)
+    # What the Linear layers, tanh and the whole module give for a row.
+    held = 5000 + 5000 + outputs + outputs
+    expected = min(MOST_OF_ANY, COLUMNS_BYTES // (held * counted * 4))
+    assert batch_size(module, X, chain=False) == expected
+    assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_a_batch_of_any_other_module_has_bounds():
+    assert batch_size(mlp(3, 2), torch.randn(1, 3), chain=False) == MOST_OF_ANY
+    huge = nn.Sequential(nn.Linear(3, 1), nn.Upsample(scale_factor=1_000_000), nn.AvgPool1d(30_000))
+    assert batch_size(huge, torch.randn(1, 1, 3), chain=False) == 1
+
+
+def test_a_batch_size_is_a_positive_integer():
+    assert checked_batch_size(None) is None
+    assert checked_batch_size(3) == 3
+    assert type(checked_batch_size(np.int64(3))) is int
+    for wrong in (0, -1, 2.0, "2"):
+        with pytest.raises(ValueError, match="expected a positive integer or None"):
+            checked_batch_size(wrong)
+
+
+def test_numpys_integers_are_batch_sizes():
+    module, criterion, X, y = BY_NAME["mlp Tanh"].make()
+    one, two = (diagonal(module, criterion, X, y, batch_size=s) for s in (2, np.int64(2)))
+    assert error(one, two) == 0
+
+
+def test_buffers_changed_in_place_come_back():
+    module = nn.BatchNorm1d(2)
+    with as_it_was(module):
+        module.running_mean += 1
+    assert not module.running_mean.any()
+
+
+@pytest.mark.parametrize("kind", [torch.Generator, np.random.RandomState])
+def test_generators_are_taken_and_go_on(kind):
+    module, criterion, X, y = BY_NAME["mlp Tanh"].make()
+
+    def made():
+        return kind().manual_seed(5) if kind is torch.Generator else kind(5)
+
+    def sampled(state):
+        return diagonal(module, criterion, X, y, method="ggn-mc", random_state=state)
+
+    state = made()
+    first, second = sampled(state), sampled(state)
+    assert error(first, sampled(made())) == 0
+    assert error(first, second) > 0

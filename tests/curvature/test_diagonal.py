@@ -104,3 +104,27 @@ def test_only_the_ratios_of_weights_matter():
             for s in (1, 10)
         )
         assert error(one, two) <= 1e-12
+
+
+class Spare(nn.Module):
+    """A frozen network beside a trainable layer that it does not use."""
+
+    def __init__(self, used, spare):
+        super().__init__()
+        self.used, self.spare = used.requires_grad_(False), spare
+
+    def forward(self, x):
+        return self.used(x).flatten(1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_where_only_a_layer_that_is_not_used_is_trainable_all_is_zero(kind, method):
+    module = {
+        "linear": lambda: Spare(nn.Linear(4, 3), nn.Linear(2, 2)),
+        "conv": lambda: Spare(nn.Conv1d(1, 1, 2), nn.Conv1d(1, 1, 2)),
+    }[kind]()
+    X, y = torch.randn(5, *([1] if kind == "conv" else []), 4), torch.arange(5) % 3
+    got = diagonal(module, nn.CrossEntropyLoss(), X, y, method=method)
+    assert got.keys() == {"spare.weight", "spare.bias"}
+    assert not any(value.any() for value in got.values())

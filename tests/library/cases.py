@@ -43,6 +43,11 @@ class Case:
         cast = [t.to(dtype) if t.is_floating_point() else t for t in (X, y)]
         return module, criterion, *cast
 
+    def judged(self):
+        """(criterion, output, y): what the criterion is given in eval mode."""
+        module, criterion, X, y = self.make()
+        return criterion, module.eval()(X).detach(), y
+
 
 def mlp(*sizes, act=nn.Tanh, top=()):
     layers = []

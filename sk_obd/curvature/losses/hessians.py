@@ -239,7 +239,7 @@ class RankOne(Form):
         return self.s.unsqueeze(0).clone()
 
     def scaled(self, weight: Tensor) -> RankOne:
-        return RankOne(times(self.s, weight.sqrt()))
+        return RankOne(times(self.s, weight.to(self.s.dtype).sqrt()))
 
 
 def random_signs(shape: torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:

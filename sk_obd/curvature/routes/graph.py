@@ -33,13 +33,13 @@ ELEMENTWISE = (
 #: Operations that are piecewise linear in each input, the others held fixed.
 PIECEWISE_LINEAR = (
     VIEWS
-    | {"Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "ThAddmm", "Linear", "Embedding"}
+    | {"Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Linear", "Embedding"}
     | {"Convolution", "MkldnnConvolution", "CudnnConvolution"}
-    | {"Relu", "LeakyRelu", "Hardtanh", "Threshold", "Clamp", "Dropout"}
+    | {"Relu", "LeakyRelu", "Hardtanh", "Threshold", "Clamp"}
     | {"Add", "Sub", "Neg", "Mean", "Sum", "Max", "Amax"}
     | {"MaxPoolWithIndices", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool"}
     | {"T", "Transpose", "Permute", "Expand", "AsStrided", "Flip", "Roll", "Index"}
-    | {"Cat", "Stack", "Split", "SplitWithSizes", "Chunk", "Unbind", "Slice", "Select"}
+    | {"Cat", "Stack", "Split", "SplitWithSizes", "Unbind", "Slice", "Select"}
     | {"ConstantPadNd", "ReflectionPad", "ReplicationPad", "UpsampleNearest"}
 )
 

@@ -13,14 +13,9 @@ from tests.library.cases import BY_NAME, CASES
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def output_of(case):
-    module, criterion, X, y = case.make()
-    return criterion, module.eval()(X).detach(), y
-
-
 @CASE
 def test_rows_over_normalisers_is_the_mean(case):
-    criterion, output, y = output_of(case)
+    criterion, output, y = case.judged()
     loss = loss_of(criterion, case.outputs)
     loss.eps = 0.0
     mean = loss.rows(output, y).sum() / loss.normalisers(output, y).sum()
