@@ -24,10 +24,11 @@ Rows = Tensor | ArrayLike
 CHAIN_BYTES = 1 << 20
 #: Bytes all columns take in a batch of any other module.
 COLUMNS_BYTES = 1 << 26
-#: Columns counted in that, at most: forms give more of them in several blocks.
+#: Columns counted in that, at most. It is a rough estimate: of a block's columns a backward pass
+#: holds those of a few layers at a time.
 COLUMNS_COUNTED = 32
-#: Fewest and most rows in a batch of a dense chain: below, the steps between products of matrices
-#: take longer than the products; above, nothing is gained.
+#: Fewest and most rows in a batch of a dense chain: small batches spend their time between matrix
+#: products, and larger ones only take more memory.
 FEWEST, MOST = 64, 4096
 #: Most rows in a batch of any other module.
 MOST_OF_ANY = 1024

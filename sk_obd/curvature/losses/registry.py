@@ -44,7 +44,7 @@ def loss_of(criterion: Criterion | Loss, outputs: str | None = None) -> Loss:
     ----------
     criterion : nn.Module or callable(output, target)
         With ``reduction`` "mean", "sum" or "none" (all mean the same here), or any callable that
-        returns the mean over rows. It is copied, never called or changed.
+        returns the mean over rows. A module is copied, never called or changed.
     outputs : {"logits", "log_proba", "proba"}, optional
         What the module gives, where the criterion leaves it open.
 

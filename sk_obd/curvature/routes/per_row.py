@@ -99,7 +99,7 @@ def first_states(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """The layer's arguments with first states of every row; None leaves its call as it is.
 
-    vmap cannot add in place to zeros that do not belong to a row, as those that torch makes do not.
+    The zeros that torch would make belong to no row, and vmap cannot add to such in place.
     """
     x, *given = args or (kwargs["input"],)
     hx = given[0] if given else kwargs.get("hx")

@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 def row_gradients(module, criterion, X, y):
-    """Gradients of each row's own loss, one backward pass a row."""
+    """Gradients of each row's own loss, one backward pass per row."""
     names, parameters = zip(*module.named_parameters(), strict=True)
     for i in range(len(X)):
         value = criterion(module.eval()(X[i : i + 1]), y[i : i + 1])
