@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from ..training.probes import evaluating
+from ..curvature.hooks import evaluating
 from .flow import Channels, NotTraced, unmarked
 
 

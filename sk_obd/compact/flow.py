@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import fx, nn
 
-from ..training.probes import evaluating
+from ..curvature.hooks import evaluating
 from .channel_rules import VARIES, Whole
 from .known_operations import FLATTENS, IN_PLACE
 from .matching import looks_at_rows, match_rule

@@ -7,13 +7,49 @@
 >>> h = diagonal(module, torch.nn.CrossEntropyLoss(), X, y)
 >>> list(h)
 ['0.weight', '0.bias', '2.weight', '2.bias']
+
+**Conventions.** Shapes are written with ``n`` rows of a batch, ``k`` columns taken together, ``g``
+groups of a convolution, ``p`` positions that share a parameter (pixels, time steps), in this order:
+``(k, n, g, ..., p)``. Rows never mix.
+
+========  ======================================================================================
+``u``     a parameter; ``h`` is what is wanted, the second derivative of the loss by it. At a layer,
+          ``h`` and ``D`` are second derivatives by the numbers of its output.
+``x, z``  a layer's input ``(n, ...)`` and output ``(n, ...)``. Where ``f`` follows the layer, the
+          next layer reads ``x = f(z)``.
+``g``     a first derivative of the loss: ``gradient`` at the logits, ``delta`` at a layer's input.
+``H``     the Hessian of each row's loss by its logits, in one of the forms of ``losses.hessians``.
+``S``     columns of a square root of ``H``, ``(k, n, *logits)``: with their ``signs`` ``(k, n)``
+          (None for +1), ``sum_k sign s s^T = H``. Also what has become of them further down.
+``G``     such columns pulled back to a layer's output, ``(k, n, *z)``.
+``J``     the Jacobian of the logits by the parameters, or of a map by what it reads. With it,
+          Gauss-Newton is ``diag(J^T H J) = sum of sign (J^T s)**2``.
+``w``     weights of the rows, ``(n,)``.
+========  ======================================================================================
+
+**Which route is taken when.** Each method tries the quickest that the module allows, batch by
+batch, and remembers in ``Problem`` which ones it does not.
+
+1. ``routes.dense_chain``: all trainable parameters belong to Linear layers, each called once, with
+   only elementwise maps between them. Columns and residuals go down by matrix products
+   (``methods.ggn_dense``, ``hessian``, ``recursion``).
+2. ``routes.layer_chain``: every layer with trainable parameters has a rule (``layers.registry``)
+   and reads nothing but the layer before. Columns go down layer by layer (``methods.ggn_layers``,
+   ``recursion_shared``). "hessian" skips this route.
+3. ``routes.any_module``: layers with a rule that are called once and keep rows apart get their
+   columns from one batched backward pass; the parameters of all others go by ``routes.per_row``.
+   "hessian" differentiates twice instead, unless the logits are piecewise linear in every
+   parameter, where it is Gauss-Newton. "recursion" refuses such modules.
+
+**Parts**, each of which imports only those behind it: ``diagonal`` and ``products`` and ``oracle``;
+``boundary`` (arguments, batches, eval mode); ``methods``; ``problem``; ``routes``; ``layers``;
+``losses``; ``hooks``.
 """
 
 from .diagonal import METHODS, diagonal
-from .losses import resolve
+from .layers.registry import register_rule
 from .oracle import dense_diagonal
 from .products import hessian_vector_product
-from .rule import register_rule
 
 __all__ = [
     "METHODS",
@@ -21,5 +57,4 @@ __all__ = [
     "diagonal",
     "hessian_vector_product",
     "register_rule",
-    "resolve",
 ]

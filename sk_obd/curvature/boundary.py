@@ -1,35 +1,62 @@
-"""The boundary: arguments checked, batches sized, the module put into eval mode and back."""
+"""What every public function does around its own work: arguments checked, the module put into eval
+mode and back, rows taken in batches and added up.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .problem import Problem
+from .hooks import evaluating, hooked
+from .problem import Batch, Method, Problem
 
-#: Bytes a layer's output takes in a batch of a chain, so that it stays in the cache.
-BUDGET = 1 << 20
+#: X, y or weights as a user gives them.
+Rows = Tensor | ArrayLike
+
+#: Bytes a layer's output takes in a batch of a dense chain, so that it stays in the cache.
+CHAIN_BYTES = 1 << 20
 #: Bytes all columns take in a batch of any other module.
-GENERAL = 1 << 26
+COLUMNS_BYTES = 1 << 26
+#: Columns counted in that, at most. It is a rough estimate: of a block's columns a backward pass
+#: holds those of a few layers at a time.
+COLUMNS_COUNTED = 32
+#: Fewest and most rows in a batch of a dense chain: small batches spend their time between matrix
+#: products, and larger ones only take more memory.
+FEWEST, MOST = 64, 4096
+#: Most rows in a batch of any other module.
+MOST_OF_ANY = 1024
 
 
-def checked_batch_size(batch_size) -> int | None:
-    if batch_size is not None and not (
-        isinstance(batch_size, (int, np.integer)) and batch_size > 0
-    ):
+def checked_batch_size(batch_size: int | None) -> int | None:
+    """The batch size as an int; ValueError if it is not a positive integer or None."""
+    if batch_size is None:
+        return None
+    if not (isinstance(batch_size, (int, np.integer)) and batch_size > 0):
         raise ValueError(f"batch_size={batch_size!r}; expected a positive integer or None.")
-    return batch_size
+    return int(batch_size)
 
 
-def check_rows(module: nn.Module, X, y, sample_weight) -> tuple[Tensor, Tensor, Tensor]:
-    """Tensors on the module's device, as many rows each, none empty."""
+def check_rows(
+    module: nn.Module, X: Rows, y: Rows, sample_weight: Rows | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """X, y and the weights (n,) as tensors on X's device, or the module's if X is not a tensor.
+
+    Raises
+    ------
+    ValueError
+        If they are not numeric, not of one length or empty, or if a weight is negative or not
+        finite.
+    """
     first = next(module.parameters(), None)
     device = X.device if isinstance(X, Tensor) else (first.device if first is not None else None)
-    X, y = (as_tensor(value, name, device) for value, name in ((X, "X"), (y, "y")))
+    X, y = as_tensor(X, "X", device), as_tensor(y, "y", device)
     if X.ndim < 1 or y.ndim < 1 or len(X) != len(y) or len(X) == 0:
         raise ValueError(
             f"X has shape {tuple(X.shape)}, y {tuple(y.shape)}; expected as many rows each, and "
@@ -41,7 +68,8 @@ def check_rows(module: nn.Module, X, y, sample_weight) -> tuple[Tensor, Tensor, 
     w = as_tensor(sample_weight, "sample_weight", X.device).to(dtype)
     if w.shape != (len(X),):
         raise ValueError(
-            f"sample_weight has shape {tuple(w.shape)}; expected ({len(X)},), a weight a row of X."
+            f"sample_weight has shape {tuple(w.shape)}; expected ({len(X)},), a weight for each "
+            "row of X."
         )
     if not (w.isfinite() & (w >= 0)).all():
         raise ValueError(
@@ -50,39 +78,61 @@ def check_rows(module: nn.Module, X, y, sample_weight) -> tuple[Tensor, Tensor, 
     return X, y, w
 
 
-def as_tensor(value, name: str, device) -> Tensor:
+def as_tensor(value: Rows, name: str, device: torch.device | None) -> Tensor:
+    """The value as a detached tensor on the device; ValueError if it is not numeric."""
     if not isinstance(value, Tensor):
-        value = np.asarray(value)
-        if value.dtype.kind not in "biuf":
-            raise ValueError(f"{name} must be numeric, found an array of dtype {value.dtype}.")
-        value = torch.as_tensor(np.ascontiguousarray(value), device=device)
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} must be numeric, found an array of dtype {array.dtype}.")
+        value = torch.as_tensor(np.ascontiguousarray(array), device=device)
     return value.detach().to(device)
 
 
 def default_batch_size(problem: Problem, X: Tensor) -> int:
-    """So many rows that what a batch holds stays bounded, whatever the number of rows."""
-    if problem.chain:
+    """As many rows as keep bounded what a batch holds, whatever the number of rows."""
+    if problem.try_dense_chain:
         linears = [m for m in problem.module.modules() if isinstance(m, nn.Linear)]
         widest = max(layer.out_features for layer in linears)
-        return max(64, min(4096, BUDGET // (widest * problem.item_size)))
-    held = [0]
+        return max(FEWEST, min(MOST, CHAIN_BYTES // (widest * problem.item_size)))
+    held = 0
 
-    def measure(layer, args, z):
-        held[0] += z.numel() if isinstance(z, Tensor) else 0
+    def measure(layer: nn.Module, args: Any, kwargs: Any, z: Any) -> None:
+        nonlocal held
+        held += z.numel() if isinstance(z, Tensor) else 0
 
-    handles = [m.register_forward_hook(measure) for m in problem.module.modules()]
-    try:
-        with torch.no_grad():
-            output = problem.module(X[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    per_row = max(1, held[0]) * min(output.numel(), 32) * problem.item_size
-    return max(1, min(1024, GENERAL // per_row))
+    with hooked(problem.module.modules(), measure), torch.no_grad():
+        output = problem.module(X[:1])
+    per_row = max(1, held) * min(output.numel(), COLUMNS_COUNTED) * problem.item_size
+    return max(1, min(MOST_OF_ANY, COLUMNS_BYTES // per_row))
+
+
+def sums_over_batches(
+    problem: Problem, method: Method, rows: tuple[Tensor, Tensor, Tensor], size: int
+) -> tuple[dict[str, Tensor], float]:
+    """The method's sums over all batches, for every parameter, and the mean's denominator.
+
+    ``rows`` are X, y and the weights, ``size`` the rows of a batch. Raises ValueError if the
+    denominator is not positive.
+    """
+    total = {
+        name: torch.zeros_like(p, requires_grad=False) for name, p in problem.parameters.items()
+    }
+    denominator = 0.0
+    for parts in zip(*(tensor.split(size) for tensor in rows), strict=True):
+        values, part = method(problem, Batch(problem.loss, *parts))
+        for name, value in values.items():
+            total[name] += value
+        denominator += float(part)
+    if not denominator > 0:
+        raise ValueError(
+            f"the weights of all rows sum to {denominator}: there is no mean loss. Give some row "
+            "a positive weight (and a target that is not ignore_index)."
+        )
+    return total, denominator
 
 
 @contextmanager
-def without_mkldnn():
+def without_mkldnn() -> Iterator[None]:
     """Not torch's own context manager, which warns about flags it does not change."""
     before = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
@@ -93,25 +143,32 @@ def without_mkldnn():
 
 
 @contextmanager
-def as_it_was(module: nn.Module):
-    """Eval mode with gradients on; afterwards every submodule has its mode back."""
-    modes = [(m, m.training) for m in module.modules()]
-    buffers = [(b, b._version, b.clone()) for b in module.buffers()]
-    recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
+def buffers_restored(module: nn.Module) -> Iterator[None]:
+    """Give every buffer its values back on leaving, where something has changed it in place."""
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, version, before in buffers:
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(before)
+
+
+@contextmanager
+def as_it_was(module: nn.Module) -> Iterator[None]:
+    """Eval mode with gradients on, by kernels that can be differentiated as often as needed.
+
+    Afterwards every submodule has its mode and every buffer its values back.
+    """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if recurrent:  # cuDNN's have no backward in eval mode, oneDNN's no batching rule
+        if any(isinstance(m, nn.RNNBase) for m in module.modules()):
+            # cuDNN's have no backward in eval mode, oneDNN's no batching rule.
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             stack.enter_context(without_mkldnn())
-        try:
-            module.eval()
-            yield
-        finally:
-            for m, mode in modes:
-                m.training = mode
-            for buffer, version, before in buffers:
-                if buffer._version != version:
-                    with torch.no_grad():
-                        buffer.copy_(before)
+        stack.enter_context(buffers_restored(module))
+        stack.enter_context(evaluating(module))
+        yield

@@ -1,39 +1,47 @@
-"""``diagonal``: arguments checked, rows batched, the module restored."""
+"""``diagonal``: the diagonal second derivatives of a loss, by one of six methods."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from . import fisher, ggn, hessian, recursion, sampled
-from .boundary import as_it_was, check_rows, checked_batch_size, default_batch_size
-from .chain import linear_chain
-from .general import refuse_dependent_rows
-from .losses import resolve
+from .boundary import (
+    Rows,
+    as_it_was,
+    check_rows,
+    checked_batch_size,
+    default_batch_size,
+    sums_over_batches,
+)
+from .hooks import trainable
+from .losses.base import Criterion, Loss
+from .losses.registry import loss_of
+from .methods import fisher, ggn, hessian, recursion, sampled
 from .problem import Method, Problem
+from .routes.dense_chain import may_be_dense_chain
+from .routes.dependent_rows import refuse_dependent_rows
 
 TABLE: dict[str, Method] = {
-    "ggn": ggn.batch,
-    "hessian": hessian.batch,
-    "recursion": recursion.batch,
-    "recursion-lm": recursion.batch_lm,
-    "ggn-mc": sampled.batch,
-    "fisher": fisher.batch,
+    "ggn": ggn.sums,
+    "hessian": hessian.sums,
+    "recursion": recursion.sums,
+    "recursion-lm": recursion.sums_lm,
+    "ggn-mc": sampled.sums,
+    "fisher": fisher.sums,
 }
 METHODS = tuple(TABLE)
 
 
 def diagonal(
     module: nn.Module,
-    criterion,
-    X,
-    y,
+    criterion: Criterion | Loss,
+    X: Rows,
+    y: Rows,
     *,
-    sample_weight=None,
+    sample_weight: Rows | None = None,
     method: str = "ggn",
     outputs: str | None = None,
     batch_size: int | None = None,
-    random_state=None,
+    random_state: sampled.RandomState = None,
 ) -> dict[str, Tensor]:
     """Diagonal second derivative of the loss by every trainable parameter.
 
@@ -45,31 +53,49 @@ def diagonal(
     module : nn.Module
         Comes back exactly as it was: mode, hooks, gradients, also after an error.
     criterion : nn.Module or callable(output, target)
-        Never called or changed; see :func:`sk_obd.curvature.losses.resolve`.
-    X, y : Tensor or ndarray
-        All rows, in the dtypes the module and the criterion take.
+        With ``reduction`` "mean", "sum" or "none" (all mean the same here), or any callable that
+        returns the mean over rows. It is never changed, and a module is copied, not called.
+    X, y : Tensor or ndarray of shape (n, ...)
+        All rows, in the dtypes that the module and the criterion take.
     sample_weight : Tensor or ndarray of shape (n,), optional
-        Weights of the rows, >= 0; only their ratios matter.
-    method : {"ggn", "hessian", "recursion", "recursion-lm", "ggn-mc", "fisher"}
-        ``"ggn"``: the exact Gauss-Newton diagonal, split at the logits; never negative for a
-        convex loss. ``"hessian"``: the exact Hessian diagonal. ``"recursion"`` and
-        ``"recursion-lm"``: the paper's one-pass approximation, with and without its f'' term.
-        ``"ggn-mc"``:
-        Gauss-Newton from one random column a row, for many outputs. ``"fisher"``: mean of squared
-        per-row gradients, which is not the Hessian.
+        Weights of the rows, >= 0; only their ratios matter. By default all are 1.
+    method : {"ggn", "hessian", "recursion", "recursion-lm", "ggn-mc", "fisher"}, default="ggn"
+        - "ggn": the exact Gauss-Newton diagonal, split at the logits; never negative for a convex
+          loss.
+        - "hessian": the exact diagonal of the Hessian.
+        - "recursion": the paper's approximation in one backward pass, with its term of f''.
+        - "recursion-lm": the same without that term; never negative for a convex loss.
+        - "ggn-mc": Gauss-Newton from one random column per row, for many outputs.
+        - "fisher": the mean of squared per-row gradients, which is not the Hessian.
     outputs : {"logits", "log_proba", "proba"}, optional
         What the module gives, where the criterion leaves it open (NLLLoss: log_proba by default).
     batch_size : int, optional
         Rows at a time. It changes memory and time, not the result. By default chosen from the
         module's size.
     random_state : int, RandomState, torch.Generator or None
-        For ``"ggn-mc"`` alone. The global generators are never used.
+        For "ggn-mc" only. The global generators are never used.
 
     Returns
     -------
     dict of str to Tensor
-        One entry for every trainable parameter in the order of ``module.named_parameters()``,
-        shaped like it.
+        An entry for every trainable parameter in the order of ``module.named_parameters()``,
+        shaped like it; 0 for parameters that the output does not depend on.
+
+    Raises
+    ------
+    ValueError
+        - If an argument does not fit: an unknown ``method``, X and y of different lengths, a
+          negative weight, targets or ``outputs`` that do not fit the criterion, a criterion that
+          is not a mean over rows.
+        - If all weights are 0.
+        - If a row's output depends on the other rows, as with batch norm without running
+          statistics, or if the module does not return one tensor with the rows first.
+        - With "recursion" and "recursion-lm", if the module is not a chain of Linear and
+          convolutional layers with maps between them in which every number feeds at most one.
+        - With "ggn-mc", if the loss is not convex in the logits.
+    RuntimeError
+        With "hessian" and "recursion", if the module holds a function that can be differentiated
+        only once.
 
     Examples
     --------
@@ -84,39 +110,27 @@ def diagonal(
         raise ValueError(
             f"method={method!r} is not known; expected one of {', '.join(map(repr, TABLE))}."
         )
-    loss = resolve(criterion, outputs)
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    loss = loss_of(criterion, outputs)
+    parameters = trainable(module)
     size = checked_batch_size(batch_size)
     X, y, w = check_rows(module, X, y, sample_weight)
     if not parameters:
         return {}
     generator = sampled.generator_from(random_state) if method == "ggn-mc" else None
-    problem = Problem(module, loss, parameters, X[:2], generator, chain=linear_chain(module))
+    problem = Problem(
+        module,
+        loss,
+        parameters,
+        probe=X[:2],
+        generator=generator,
+        try_dense_chain=may_be_dense_chain(module),
+    )
     with as_it_was(module):
-        if not problem.chain or size == 1:  # a chain is seen to keep its rows apart as it is traced
+        # A dense chain is seen to keep its rows apart as it is traced, unless rows come singly.
+        if not problem.try_dense_chain or size == 1:
             refuse_dependent_rows(module, X)
         size = size or default_batch_size(problem, X)
-        total, denominator = sums(problem, TABLE[method], X, y, w, size)
+        total, denominator = sums_over_batches(problem, TABLE[method], (X, y, w), size)
     if method == "fisher":  # squared gradients of rows: the mean's denominator enters once more
         denominator *= denominator / float(w.sum())
     return {name: value / denominator for name, value in total.items()}
-
-
-def sums(problem: Problem, method: Method, X, y, w, size: int) -> tuple[dict[str, Tensor], float]:
-    """The batches added up: sums for every parameter, and the mean's denominator."""
-    total = {
-        name: torch.zeros_like(p, requires_grad=False) for name, p in problem.parameters.items()
-    }
-    denominator = 0.0
-    for start in range(0, len(X), size):
-        rows = slice(start, start + size)
-        values, part = method(problem, X[rows], y[rows], w[rows])
-        for name, value in values.items():
-            total[name] += value
-        denominator += float(part)
-    if not denominator > 0:
-        raise ValueError(
-            f"the weights of all rows sum to {denominator}: there is no mean loss. Give some row "
-            "a positive weight (and a target that is not ignore_index)."
-        )
-    return total, denominator

@@ -1,34 +1,49 @@
-"""The slow, obvious way: explicit Jacobians and Hessians a row, for tests and tiny networks."""
+"""The slow, obvious way: explicit Jacobians and Hessians per row, for tests and tiny networks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from .boundary import as_it_was, check_rows
-from .graph import refuse_once_differentiable
-from .losses import resolve
+from .boundary import Rows, as_it_was, check_rows
+from .hooks import trainable
+from .losses.base import Criterion, Loss
+from .losses.registry import loss_of
+from .routes.derivatives import refuse_once_differentiable
 
 
 def dense_diagonal(
     module: nn.Module,
-    criterion,
-    X,
-    y,
+    criterion: Criterion | Loss,
+    X: Rows,
+    y: Rows,
     *,
-    sample_weight=None,
+    sample_weight: Rows | None = None,
     method: str = "hessian",
     outputs: str | None = None,
 ) -> dict[str, Tensor]:
-    """What :func:`diagonal` returns, by plain autograd: one backward pass a parameter and row.
+    """What :func:`diagonal` returns, by plain autograd: a backward pass per parameter and row.
 
     Parameters
     ----------
     module, criterion, X, y, sample_weight, outputs
         As for :func:`diagonal`.
-    method : {"hessian", "ggn"}
+    method : {"hessian", "ggn"}, default="hessian"
         ``diag(H)`` entry by entry, or ``diag(J^T H J)`` from the full Jacobian ``J`` of the logits
         and the full Hessian ``H`` of the loss by them.
+
+    Returns
+    -------
+    dict of str to Tensor
+        An entry for every trainable parameter, shaped like it.
+
+    Raises
+    ------
+    ValueError
+        If ``method`` is another, or X, y, ``sample_weight``, the criterion or ``outputs`` do not
+        fit.
+    RuntimeError
+        With "hessian", if the module holds a function that can be differentiated only once.
 
     Examples
     --------
@@ -39,23 +54,29 @@ def dense_diagonal(
     """
     if method not in ("hessian", "ggn"):
         raise ValueError(f"method={method!r} is not known; expected 'hessian' or 'ggn'.")
-    loss = resolve(criterion, outputs)
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    loss = loss_of(criterion, outputs)
+    parameters = trainable(module)
     X, y, w = check_rows(module, X, y, sample_weight)
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     denominator = 0.0
+    of_row = hessian_of_row if method == "hessian" else ggn_of_row
     with as_it_was(module):
         for i in range(len(X)):
             row, target = X[i : i + 1], y[i : i + 1]
             output = module(row)
             denominator += float(w[i] * loss.normalisers(output.detach(), target).sum())
-            one = hessian_row if method == "hessian" else ggn_row
-            for name, value in one(loss, output, target, parameters).items():
+            for name, value in of_row(loss, output, target, parameters).items():
                 total[name] += w[i] * value
     return {name: value / denominator for name, value in total.items()}
 
 
-def hessian_row(loss, output: Tensor, target: Tensor, parameters: dict) -> dict[str, Tensor]:
+def hessian_of_row(
+    loss: Loss, output: Tensor, target: Tensor, parameters: dict[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """Second derivatives of one row's loss, shaped like the parameters; without those that are 0.
+
+    ``output`` and ``target`` are (1, ...).
+    """
     value = loss.exact_rows(output, target).sum()
     out = {}
     for name, p in parameters.items():
@@ -69,7 +90,10 @@ def hessian_row(loss, output: Tensor, target: Tensor, parameters: dict) -> dict[
     return out
 
 
-def ggn_row(loss, output: Tensor, target: Tensor, parameters: dict) -> dict[str, Tensor]:
+def ggn_of_row(
+    loss: Loss, output: Tensor, target: Tensor, parameters: dict[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """``diag(J^T H J)`` of one row, shaped like the parameters."""
     logits = loss.logits(output)
 
     def numerator(flat: Tensor) -> Tensor:
@@ -84,6 +108,7 @@ def ggn_row(loss, output: Tensor, target: Tensor, parameters: dict) -> dict[str,
 
 
 def grad_or_zero(value: Tensor, at: Tensor) -> Tensor:
+    """Gradient of a scalar, detached; zeros where it does not depend on ``at``."""
     if not value.requires_grad:
         return torch.zeros_like(at)
     (slope,) = torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from .boundary import (
+    Rows,
     as_it_was,
     check_rows,
     checked_batch_size,
     default_batch_size,
+    sums_over_batches,
 )
-from .general import refuse_dependent_rows
-from .graph import refuse_once_differentiable
-from .losses import resolve
-from .problem import Problem
+from .hooks import trainable
+from .losses.base import Criterion, Loss
+from .losses.registry import loss_of
+from .problem import Batch, Problem
+from .routes.dependent_rows import refuse_dependent_rows
+from .routes.derivatives import refuse_once_differentiable
 
 
 def hessian_vector_product(
     module: nn.Module,
-    criterion,
-    X,
-    y,
-    vectors: dict[str, Tensor],
+    criterion: Criterion | Loss,
+    X: Rows,
+    y: Rows,
+    vectors: Mapping[str, Tensor],
     *,
-    sample_weight=None,
+    sample_weight: Rows | None = None,
     outputs: str | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Tensor]:
-    """``H v`` for the Hessian of the loss that :func:`diagonal` takes the diagonal of.
+    """Product ``H v`` of the Hessian whose diagonal :func:`diagonal` gives, and a vector.
 
     Parameters
     ----------
     module, criterion, X, y, sample_weight, outputs, batch_size
         As for :func:`diagonal`.
     vectors : dict of str to Tensor
-        A tensor for some or all trainable parameters; what is missing counts as zero.
+        v: a tensor for some or all trainable parameters, shaped like them; what is missing counts
+        as zero.
 
     Returns
     -------
     dict of str to Tensor
-        An entry for every trainable parameter.
+        An entry for every trainable parameter, shaped like it.
+
+    Raises
+    ------
+    ValueError
+        If ``vectors`` names another than a trainable parameter or has another shape, and for the
+        arguments and modules that :func:`diagonal` refuses with any method.
+    RuntimeError
+        If the module holds a function that can be differentiated only once.
 
     Examples
     --------
@@ -50,50 +65,49 @@ def hessian_vector_product(
     >>> hessian_vector_product(module, torch.nn.MSELoss(), X, y, {"weight": torch.ones(1, 1)})
     {'weight': tensor([[10.]]), 'bias': tensor([4.])}
     """
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    parameters = trainable(module)
     for name, vector in vectors.items():
         if name not in parameters:
             raise ValueError(
-                f"vectors has {name!r}, which is no trainable parameter of {type(module).__name__}."
+                f"vectors has {name!r}, which is not a trainable parameter of "
+                f"{type(module).__name__}."
             )
         if vector.shape != parameters[name].shape:
             raise ValueError(
                 f"vectors[{name!r}] has shape {tuple(vector.shape)}, expected "
                 f"{tuple(parameters[name].shape)}."
             )
-    loss = resolve(criterion, outputs)
+    loss = loss_of(criterion, outputs)
     size = checked_batch_size(batch_size)
     X, y, w = check_rows(module, X, y, sample_weight)
-    total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
-    given = [
-        torch.as_tensor(vectors[name]).to(p) if name in vectors else torch.zeros_like(p)
+    given = {
+        name: torch.as_tensor(vectors[name]).to(p) if name in vectors else torch.zeros_like(p)
         for name, p in parameters.items()
-    ]
-    denominator = 0.0
+    }
+
+    def method(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        output = module(batch.X)
+        value = (batch.w * loss.exact_rows(output, batch.y)).sum()
+        return product(value, parameters, given), batch.denominator(output.detach())
+
     with as_it_was(module):
         refuse_dependent_rows(module, X)
-        size = size or default_batch_size(Problem(module, loss, parameters, X[:2]), X)
-        for start in range(0, len(X), size):
-            rows = slice(start, start + size)
-            output = module(X[rows])
-            value = (w[rows] * loss.exact_rows(output, y[rows])).sum()
-            denominator += float((w[rows] * loss.normalisers(output.detach(), y[rows])).sum())
-            for name, part in zip(
-                parameters, product(value, list(parameters.values()), given), strict=True
-            ):
-                if part is not None:
-                    total[name] += part
-    if not denominator > 0:
-        raise ValueError(f"the weights of all rows sum to {denominator}: there is no mean loss.")
+        problem = Problem(module, loss, parameters, probe=X[:2])
+        size = size or default_batch_size(problem, X)
+        total, denominator = sums_over_batches(problem, method, (X, y, w), size)
     return {name: value / denominator for name, value in total.items()}
 
 
 def product(
-    value: Tensor, parameters: list[Tensor], given: list[Tensor]
-) -> tuple[Tensor | None, ...]:
-    slopes = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
+    value: Tensor, parameters: Mapping[str, nn.Parameter], given: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """``H v`` for the Hessian of a scalar, for the parameters where it is not zero throughout."""
+    at = list(parameters.values())
+    slopes = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
     refuse_once_differentiable(slopes)
-    along = sum((s * v).sum() for s, v in zip(slopes, given, strict=True) if s is not None)
-    if not isinstance(along, Tensor) or not along.requires_grad:
-        return tuple(None for _ in parameters)
-    return torch.autograd.grad(along, parameters, allow_unused=True)
+    terms = [(s * v).sum() for s, v in zip(slopes, given.values(), strict=True) if s is not None]
+    along = sum(terms, start=value.new_zeros(()))
+    if not along.requires_grad:
+        return {}
+    found = torch.autograd.grad(along, at, allow_unused=True)
+    return {name: f for name, f in zip(parameters, found, strict=True) if f is not None}

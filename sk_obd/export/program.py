@@ -13,7 +13,8 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch import nn
 
 from ..compact.select import with_all_columns
-from ..training.probes import RowsSeen, first_output
+from ..curvature.hooks import first_output
+from ..training.probes import RowsSeen
 
 #: Rows with which a network is traced; the program takes any number.
 N_TRACED_ROWS = 5

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..curvature.boundary import check_rows
+from ..curvature.hooks import trainable
 from ..training.masks import zero_deleted
 from ..training.objective import Objective
 
@@ -137,7 +138,7 @@ def taylor_terms(
 
 def deleted_by(module, masks):
     """Where masks delete, on the parameters' devices; ValueError for masks that do not fit."""
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    parameters = trainable(module)
     gone = {}
     for name, mask in masks.items():
         if name not in parameters:

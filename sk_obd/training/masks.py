@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..curvature.hooks import trainable
+
 #: Layers whose few parameters scale or shift whole units; deleting one is not deleting a weight.
 NOT_PRUNED = (
     nn.BatchNorm1d,
@@ -52,29 +54,29 @@ def prunable_names(module, prunable=None):
     >>> prunable_names(net, r"weight$")
     ['0.weight', '1.weight']
     """
-    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    found = trainable(module)
     if prunable is None:
         spared = {
             id(p) for m in module.modules() if isinstance(m, NOT_PRUNED) for p in m.parameters()
         }
-        chosen = [name for name, p in trainable.items() if id(p) not in spared]
+        chosen = [name for name, p in found.items() if id(p) not in spared]
     elif isinstance(prunable, str):
-        chosen = [name for name in trainable if re.search(prunable, name)]
+        chosen = [name for name in found if re.search(prunable, name)]
     elif callable(prunable):
-        chosen = [name for name, p in trainable.items() if prunable(name, p)]
+        chosen = [name for name, p in found.items() if prunable(name, p)]
     else:
         wanted = list(prunable)
-        unknown = [name for name in wanted if name not in trainable]
+        unknown = [name for name in wanted if name not in found]
         if unknown:
             raise ValueError(
                 f"prunable names {unknown[0]!r}, which is not a trainable parameter of the "
-                f"network. Its trainable parameters are {', '.join(trainable)}."
+                f"network. Its trainable parameters are {', '.join(found)}."
             )
-        chosen = [name for name in trainable if name in set(wanted)]
+        chosen = [name for name in found if name in set(wanted)]
     if not chosen:
         raise ValueError(
             f"prunable={prunable!r} matches no trainable parameter of the network, so nothing "
-            f"could be deleted. Its trainable parameters are {', '.join(trainable) or '(none)'}."
+            f"could be deleted. Its trainable parameters are {', '.join(found) or '(none)'}."
         )
     return chosen
 

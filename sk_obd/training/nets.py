@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader
 
-from ..curvature.losses import resolve
+from ..curvature.losses.registry import loss_of
 from .batches import array_batches
 from .probes import try_net
 
@@ -202,6 +202,6 @@ def outputs_of(net):
 
 def check_criterion(net, output, target):
     """Refuse a criterion that cannot judge (output, target), before any training."""
-    loss = resolve(net.criterion_, outputs_of(net))
+    loss = loss_of(net.criterion_, outputs_of(net))
     with torch.no_grad():
         loss.rows(output, target[: len(output)].to(output.device))

@@ -4,10 +4,11 @@ import torch
 from torch import nn
 
 from .. import curvature
-from ..curvature.losses import resolve
+from ..curvature.hooks import evaluating, first_output, trainable
+from ..curvature.losses.registry import loss_of
 from .batches import take_rows
 from .nets import PREDICTION_ROWS, outputs_of
-from .probes import Trial, evaluating, first_output, probe
+from .probes import Trial, probe
 
 
 class Objective:
@@ -108,7 +109,7 @@ class Objective:
         """Weighted sum of the rows' losses and of their normalisers, in float64."""
         output = self.module(X)
         # Anew each time: a criterion may learn parameters, and the loss holds a copy of it.
-        loss = resolve(self.criterion, self.outputs)
+        loss = loss_of(self.criterion, self.outputs)
         loss.eps = torch.finfo(output.dtype).eps
         target = y.double() if y.is_floating_point() else y
         exact = output.double()
@@ -220,7 +221,7 @@ class Objective:
 
     def parameters(self):
         """The trainable parameters by name, tied ones once."""
-        return {n: p for n, p in self.whole.named_parameters() if p.requires_grad}
+        return trainable(self.whole)
 
 
 class FirstOutput(nn.Module):

@@ -1,7 +1,6 @@
 """A network looked at by one trial pass: what it returns, what reads X, which layers lie inside."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,8 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..curvature.graph import leaves
+from ..curvature.hooks import evaluating, first_input, first_output, hooked
+from ..curvature.routes.graph import leaves
 from .batches import take_rows
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -118,7 +118,7 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
 
     def cut(layer, inputs, kwargs, output):
         nonlocal n_uses
-        read = inputs[0] if inputs else kwargs.get("input")
+        read = first_input(inputs, kwargs)
         # Dropout in eval mode and flattening pass X on as it is.
         same = table and read.data_ptr() == rows.data_ptr() and read.shape == rows.shape
         if same and isinstance(layer, nn.Linear):
@@ -155,31 +155,3 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
         found if only_linear and len(found) == len(readers) else None,
         [layer for layer, outs in calls.items() if len(outs) == 1 and outs[0] not in last],
     )
-
-
-@contextmanager
-def hooked(layers: Iterable[nn.Module], hook: Callable) -> Iterator[None]:
-    """While within, `hook(layer, args, kwargs, output)` is called after each of the layers."""
-    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` in eval mode; give every submodule its own mode back on leaving."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, mode in modes:
-            submodule.training = mode
-
-
-def first_output(output):
-    """What a module predicts: the first of several tensors, where it returns several."""
-    return output[0] if isinstance(output, tuple) else output

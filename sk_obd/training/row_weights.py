@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..curvature.losses import resolve
+from ..curvature.losses.registry import loss_of
 from .batches import NEEDS_ARRAY_BATCHES, RowWeights, array_batches
 from .nets import outputs_of
 
@@ -57,7 +57,7 @@ def weighted_rows(net, sample_weight, watch):
         raise ValueError(NEEDS_ARRAY_BATCHES)
     weights = RowWeights(torch.as_tensor(sample_weight))
     iterators = {name: getattr(net, name) for name in ("iterator_train", "iterator_valid")}
-    hook = watch.weighted = WeightedMean(weights, resolve(criterion, outputs_of(net)), reduction)
+    hook = watch.weighted = WeightedMean(weights, loss_of(criterion, outputs_of(net)), reduction)
     criterion.reduction = "none"
     handle = criterion.register_forward_hook(hook)
     for name in iterators:

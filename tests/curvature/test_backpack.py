@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from sk_obd.curvature import diagonal
+from tests.curvature.comparison import error
 from tests.library.cases import mlp
-
-from .test_exact import error
 
 pytest.importorskip("backpack")
 F64 = torch.float64

@@ -6,23 +6,11 @@ import pytest
 import torch
 
 from sk_obd.curvature import dense_diagonal, diagonal
+from tests.curvature.comparison import error
 from tests.library.cases import BY_NAME, CASES
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 METHOD = pytest.mark.parametrize("method", ["ggn", "hessian"])
-
-
-def error(got, expected):
-    """The largest difference of a tensor, relative to its largest entry; the worst tensor."""
-    assert list(got) == list(expected)
-    worst = 0.0
-    for name, value in expected.items():
-        assert got[name].shape == value.shape
-        assert got[name].dtype == value.dtype
-        scale = value.abs().max().item()
-        gap = (got[name] - value).abs().max().item()
-        worst = max(worst, gap / scale if scale else gap)
-    return worst
 
 
 @CASE

@@ -43,6 +43,11 @@ class Case:
         cast = [t.to(dtype) if t.is_floating_point() else t for t in (X, y)]
         return module, criterion, *cast
 
+    def judged(self):
+        """(criterion, output, y): what the criterion is given in eval mode."""
+        module, criterion, X, y = self.make()
+        return criterion, module.eval()(X).detach(), y
+
 
 def mlp(*sizes, act=nn.Tanh, top=()):
     layers = []
@@ -536,3 +541,14 @@ CASES += [
     Case("a function that mixes outputs", lambda: mlp(4, 5, 2), lambda: cosh, numbers(5, 4, 2)),
 ]
 BY_NAME = {case.name: case for case in CASES}
+#: Names of some cases that differ in kind, for tests that need not see all of them.
+SOME = [
+    "mlp Tanh",
+    "conv2d",
+    "residual",
+    "lstm",
+    "transformer",
+    "weighted classes",
+    "dense labels",
+    "bce",
+]

@@ -1,0 +1,1 @@
+"""Rules: how a layer passes second derivatives at its output on to its parameters."""

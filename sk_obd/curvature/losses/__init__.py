@@ -1,0 +1,1 @@
+"""Losses seen row by row, and their second derivatives at the logits."""

@@ -1,0 +1,225 @@
+"""Any loss seen row by row, with its second derivative at the logits by autograd.
+
+The loss of a batch is ``sum_i num_i / sum_i den_i``: :meth:`Loss.rows` gives the numerators (the
+loss of each row, summed over its elements or positions), :meth:`Loss.normalisers` the denominators,
+such that the quotient is what torch's ``reduction="mean"`` returns.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .hessians import Dense, Form, Separable
+
+#: A criterion: an nn.Module or function of (output, target).
+Criterion = Callable[..., Any]
+
+#: How far the criterion's own mean may be from the mean over rows, relative to the rows' mean size.
+#: Float32 sums of many rows differ by less; another rule of averaging differs by far more.
+MEAN_RTOL = 1e-3
+
+
+class Loss:
+    """Any criterion: its rows by ``reduction="none"`` or one by one, its derivatives by autograd.
+
+    Parameters
+    ----------
+    criterion : callable(output, target)
+    outputs : {"logits", "log_proba", "proba", None}
+        What the module gives.
+
+    Attributes
+    ----------
+    criterion : callable
+        A copy of what was given: without hooks, with ``reduction="none"`` where it has one.
+    outputs : str or None
+        As given.
+    name : str
+        The criterion's name, for messages.
+    reduction : str or None
+        The reduction of the criterion that was given.
+    eps : float or None
+        Added to probabilities before the logarithm of NLLLoss in :meth:`rows` (as skorch does),
+        never in second derivatives. None: the machine epsilon of the output.
+
+    Raises
+    ------
+    ValueError
+        If ``outputs`` does not fit the criterion.
+    """
+
+    #: What ``outputs`` may be.
+    allowed: tuple[str | None, ...] = (None,)
+    #: Autograd nodes between the real logits and :meth:`logits` that change no derivative.
+    harmless_top: frozenset[str] = frozenset()
+
+    def __init__(self, criterion: Criterion, outputs: str | None = None):
+        if outputs not in self.allowed:
+            raise ValueError(
+                f"outputs={outputs!r} does not fit {name_of(criterion)}; expected one of "
+                f"{', '.join(map(repr, self.allowed))}."
+            )
+        self.name = name_of(criterion)
+        self.reduction: str | None = getattr(criterion, "reduction", None)
+        self.criterion = detached_copy(criterion)
+        self.outputs = outputs
+        self.eps: float | None = None
+        self._cast: dict[tuple[torch.dtype, torch.device], Any] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, outputs={self.outputs!r})"
+
+    def for_output(self, output: Tensor) -> Any:
+        """The criterion with its weights in the output's dtype and on its device."""
+        key = output.dtype, output.device
+        if key not in self._cast:
+            made = self.criterion
+            if isinstance(made, nn.Module) and any(True for _ in tensors_of(made)):
+                made = copy.deepcopy(made).to(device=output.device)
+                if output.dtype.is_floating_point:
+                    made = made.to(dtype=output.dtype)
+            self._cast[key] = made
+        return self._cast[key]
+
+    # -- the loss ----------------------------------------------------------------------------------
+
+    def unreduced(self, output: Tensor, target: Tensor) -> Tensor:
+        """What the criterion gives with ``reduction="none"``: (n, ...)."""
+        criterion = self.for_output(output)
+        value = criterion(output, target) if hasattr(criterion, "reduction") else None
+        if value is not None and value.ndim and len(value) == len(output):
+            return value
+        ones = [
+            self._single_number(criterion(output[i : i + 1], target[i : i + 1]))
+            for i in range(len(output))
+        ]
+        return torch.stack(ones) if ones else output.flatten().new_zeros(0)
+
+    def _single_number(self, value: Any) -> Tensor:
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else "no shape"
+            raise ValueError(
+                f"{self.name} gave {type(value).__name__} of {found} for one row; expected a "
+                "single number. Give a criterion that returns the mean over rows, or one with "
+                'reduction="none".'
+            )
+        return value.reshape(())
+
+    def rows(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of each row, summed over its elements: (n,), differentiable."""
+        return summed(self.unreduced(output, target))
+
+    def normalisers(self, output: Tensor, target: Tensor) -> Tensor:
+        """The share of each row in the mean's denominator: (n,)."""
+        with torch.no_grad():
+            value = self.unreduced(output, target)
+        share = 1 if self.reduction == "batchmean" else value[:1].numel()
+        if self.reduction in ("mean", None) and len(output) > 1:
+            self._refuse_another_mean(output, target, value)
+        return value.new_full((len(output),), float(share))
+
+    def _refuse_another_mean(self, output: Tensor, target: Tensor, value: Tensor) -> None:
+        """Raise ValueError where the criterion's mean is not the mean over its rows."""
+        criterion = self.for_output(output)
+        if hasattr(criterion, "reduction"):
+            criterion = copy.copy(criterion)
+            criterion.reduction = "mean"
+        with torch.no_grad():
+            mean = self._single_number(criterion(output, target))
+        tolerance = MEAN_RTOL * value.abs().mean() + torch.finfo(value.dtype).tiny
+        if mean.isfinite() and (mean - value.mean()).abs() > tolerance:
+            raise ValueError(
+                f"{self.name} gives {mean.item():.6g} for {len(output)} rows, but the mean over "
+                f"single rows is {value.mean().item():.6g}. Its derivatives can only be computed "
+                "for a mean over rows: return that, or give it a `reduction` attribute with "
+                '"none" that returns one value for each row.'
+            )
+
+    # -- the split at the logits -------------------------------------------------------------------
+
+    def logits(self, output: Tensor) -> Tensor:
+        """Where the Gauss-Newton split is made, computed from the module's output."""
+        return output
+
+    def sees_through(self, operation: str, dimension: int | None) -> bool:
+        """Whether the input of the module's last operation may stand for the logits.
+
+        ``operation`` is its name in autograd's graph, ``dimension`` the one it goes over, if any.
+        """
+        return False
+
+    def refuse_outputs(self, output: Tensor) -> None:
+        """Raise ValueError for outputs that cannot be what ``outputs`` says; here all can."""
+
+    def rows_at(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The exact loss of each row as a function of the logits: (n,)."""
+        return self.rows(logits, target)
+
+    def exact_rows(self, output: Tensor, target: Tensor) -> Tensor:
+        """:meth:`rows` without ``eps``: what second derivatives are taken of."""
+        return self.rows_at(self.logits(output), target)
+
+    def gradient(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Derivative of each row's loss by its logits, shaped like them."""
+        with torch.enable_grad():
+            at = logits.detach().requires_grad_()
+            return torch.autograd.grad(self.rows_at(at, target).sum(), at)[0]
+
+    def form(self, logits: Tensor, target: Tensor) -> Form:
+        """Second derivative of each row's loss by its logits."""
+        with torch.enable_grad():
+            at = logits.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.rows_at(at, target).sum(), at, create_graph=True)
+            if not slope.requires_grad:
+                return Separable(torch.zeros_like(logits))
+            flat = slope.reshape(len(logits), -1)
+            blocks = [
+                torch.autograd.grad(flat[:, j].sum(), at, retain_graph=True)[0].reshape(
+                    len(logits), -1
+                )
+                for j in range(flat.shape[1])
+            ]
+        H = torch.stack(blocks, 1)
+        if torch.equal(H, torch.diag_embed(H.diagonal(dim1=1, dim2=2))):
+            return Separable(H.diagonal(dim1=1, dim2=2).reshape(logits.shape))
+        return Dense((H + H.mT) / 2, logits.shape)
+
+
+def summed(values: Tensor) -> Tensor:
+    """Values (n, ...) summed over all but the rows: (n,)."""
+    return values.reshape(len(values), -1).sum(1)
+
+
+def tensors_of(criterion: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers."""
+    yield from criterion.parameters()
+    yield from criterion.buffers()
+
+
+def name_of(criterion: Any) -> str:
+    """The criterion's name for messages: its class, or a function's own name."""
+    if isinstance(criterion, nn.Module):
+        return type(criterion).__name__
+    return getattr(criterion, "__name__", type(criterion).__name__)
+
+
+def detached_copy(criterion: Any) -> Any:
+    """A deep copy without hooks, with ``reduction="none"``; a function is returned as it is."""
+    if not isinstance(criterion, nn.Module):
+        return criterion
+    made: Any = copy.copy(criterion)
+    made.__dict__ = dict(criterion.__dict__)
+    # Hooks go before the deep copy, which would call for a copy of all that they hold.
+    for key, value in criterion.__dict__.items():
+        if key.endswith("_hooks") or "_hooks_" in key:
+            made.__dict__[key] = OrderedDict() if isinstance(value, dict) else value
+    made = copy.deepcopy(made)
+    if hasattr(made, "reduction"):
+        made.reduction = "none"
+    return made

@@ -1,0 +1,1 @@
+"""One module for each way of computing the diagonal: ``sums(problem, batch)``."""
