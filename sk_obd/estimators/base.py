@@ -42,6 +42,14 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
     def set_params(self, **params) -> Self:
         """Set parameters; those named ``net__...`` reach the skorch net.
 
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self
+
         Raises
         ------
         ValueError
