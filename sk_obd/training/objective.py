@@ -205,7 +205,7 @@ class Objective:
 
     @torch.no_grad()
     def increases(self, name, mask):
-        """Change of E in float64 by setting one alive entry of a parameter to 0, for each of them."""
+        """Change of E in float64 when an alive entry of a parameter is set to 0, for each entry."""
         parameter = self.parameters()[name]
         found = torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device)
         before = self.loss()
