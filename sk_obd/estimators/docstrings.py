@@ -7,10 +7,11 @@ PARAMETERS = {
     "net": """
     net : skorch.NeuralNet, default=None
         The network and how it is trained. It is copied: your object is never trained or changed.
-        An initialised net, or one with an instantiated module, starts from its weights;
-        ``net__max_epochs=0`` then skips the dense training: a trained network is pruned. Its
-        own parameters are reached by ``net__lr``, ``net__module__hidden``, ... None: a
-        multilayer perceptron made from the parameters marked (default net) below.""",
+        An initialised net, or one with an instantiated module, starts from its weights; if its
+        ``max_epochs`` is 0, dense training is skipped and the trained network is pruned. In
+        ``set_params`` and in grids its own parameters are ``net__max_epochs``, ``net__lr``,
+        ``net__module__hidden``, ... None: a multilayer perceptron made from the parameters
+        marked (default net) below.""",
     "prune_rate": """
     prune_rate : float in [0, 1) or int, default=0.5
         Share of the prunable parameters deleted in the end, ``round(prune_rate * n)``; an int
