@@ -11,7 +11,8 @@ from torch import nn
 
 from sk_obd.compact import SelectColumns, shrink
 from sk_obd.training.masks import count_alive, zero_deleted
-from tests.library.networks import NETWORKS, build, close, densities, mlp, prune, stored
+from tests.library.modules import mlp
+from tests.library.networks import NETWORKS, build, close, densities, prune, stored
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -28,7 +28,8 @@ from sklearn.preprocessing import StandardScaler
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
 from sk_obd.estimators.folds import choose_size
-from tests.library.nets import SizedByData, TwoLayers, classifier_net, regressor_net
+from tests.library.modules import TwoLayers
+from tests.library.nets import SizedByData, classifier_net, regressor_net
 
 FAST = {"hidden_layer_sizes": (10,), "max_epochs": 25, "retrain_epochs": 3, "random_state": 0}
 QUICK = FAST | {"step": 0.5, "prune_rate": 0.95, "cv": 3}

@@ -32,7 +32,8 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
-from tests.library.nets import FullBatch, SizedByData, classifier_net
+from tests.library.modules import FullBatch
+from tests.library.nets import SizedByData, classifier_net
 
 
 def full_batch(net_class, criterion):

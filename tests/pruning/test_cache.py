@@ -16,7 +16,8 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.pruning import recipe
 from sk_obd.pruning.schedule import schedule
-from tests.library.nets import TwoLayers, classifier_net, regressor_net
+from tests.library.modules import TwoLayers
+from tests.library.nets import classifier_net, regressor_net
 
 QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 30, "retrain_epochs": 3, "random_state": 0}
 

@@ -16,7 +16,8 @@ from skorch.callbacks import EarlyStopping, LRScheduler
 from torch import nn
 
 from sk_obd.pruning.digest import Unstable, digest
-from tests.library.nets import SmallConv, TwoLayers, classifier_net
+from tests.library.modules import SmallConv, TwoLayers
+from tests.library.nets import classifier_net
 
 
 def square(x):

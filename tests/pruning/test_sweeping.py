@@ -11,8 +11,8 @@ from sk_obd import OBDClassifier, OBDRegressor, obd_path
 from sk_obd.compact import dead_parameters
 from sk_obd.pruning.path import INCREMENTS
 from sk_obd.pruning.schedule import schedule
-from tests.library.nets import SmallConv, classifier_net, regressor_net
-from tests.library.networks import Branching
+from tests.library.modules import Branching, SmallConv
+from tests.library.nets import classifier_net, regressor_net
 
 QUICK = {"hidden_layer_sizes": (8, 6), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
 #: One deletion, and nothing after it: what sweeping itself does can be seen.
@@ -279,7 +279,7 @@ class Untrained(Callback):
 def test_a_network_that_cannot_be_followed_is_refused_before_it_is_trained(digits):
     X, y = digits
     three = y < 3
-    net = classifier_net(Branching, callbacks=[Untrained()])
+    net = classifier_net(Branching, module__n_in=9, callbacks=[Untrained()])
     with pytest.raises(ValueError, match=r"sweep=True cannot follow.*Branching.*cannot trace.*or"):
         OBDClassifier(net, sweep=True).fit(X[three, :9], y[three])
 

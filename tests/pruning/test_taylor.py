@@ -10,7 +10,8 @@ from sk_obd import OBDClassifier, TaylorTerms, taylor_terms
 from sk_obd.training.masks import all_alive
 from sk_obd.training.objective import Objective
 from tests.library.cases import BY_NAME, OnceSquare
-from tests.library.nets import SmallConv, TwoLayers, classifier_net
+from tests.library.modules import SmallConv, TwoLayers
+from tests.library.nets import classifier_net
 
 N = 12
 

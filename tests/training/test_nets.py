@@ -12,16 +12,11 @@ from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.training.nets import monitors_validation
+from tests.library.modules import Lazy, SmallConv, SoftmaxTop, Squeezed, TwoLayers, TwoOutputs
 from tests.library.nets import (
-    Lazy,
     PenalisedNet,
     SizedByData,
-    SmallConv,
-    SoftmaxTop,
-    Squeezed,
     TupleNet,
-    TwoLayers,
-    TwoOutputs,
     binary_net,
     classifier_net,
     regressor_net,

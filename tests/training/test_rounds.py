@@ -20,14 +20,8 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.training.nets import start
 from sk_obd.training.rounds import train_round
-from tests.library.nets import (
-    OwnLossNet,
-    PenalisedNet,
-    SmallConv,
-    TwoLayers,
-    classifier_net,
-    regressor_net,
-)
+from tests.library.modules import SmallConv, TwoLayers
+from tests.library.nets import OwnLossNet, PenalisedNet, classifier_net, regressor_net
 
 OPTIMISERS = {
     "sgd with momentum": {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9, "lr": 0.05},
