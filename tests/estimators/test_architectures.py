@@ -10,6 +10,7 @@ from torch import nn
 from sk_obd import OBDClassifier
 from sk_obd.curvature import dense_diagonal
 from sk_obd.pruning.path import INCREMENTS
+from tests.library.marks import slow_but
 from tests.library.modules import Convolutional, ImageTransformer, Recurrent, TiedClassifier
 from tests.library.nets import classifier_net
 
@@ -22,7 +23,7 @@ def images(digits):
 
 @pytest.fixture(
     scope="module",
-    params=[Convolutional, Recurrent, ImageTransformer, TiedClassifier],
+    params=slow_but([Convolutional], [Convolutional, Recurrent, ImageTransformer, TiedClassifier]),
     ids=lambda module: module.__name__,
 )
 def fitted(request, images):

@@ -9,8 +9,7 @@ from sklearn.exceptions import NotFittedError
 from sk_obd import OBDClassifier, OBDRegressor, obd_path
 from tests.library.modules import TwoLayers
 from tests.library.nets import classifier_net, regressor_net
-
-QUICK = {"hidden_layer_sizes": (8,), "max_epochs": 15, "retrain_epochs": 2, "random_state": 0}
+from tests.library.settings import QUICK
 
 PARAMETERS = [
     ({"prune_rate": 1.0}, ValueError, r"prune_rate=1.0; expected a float in \[0, 1\)"),

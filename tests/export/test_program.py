@@ -6,6 +6,7 @@ import torch
 
 from sk_obd import OBDClassifier
 from tests.export.checks import close
+from tests.library.marks import slow_but
 from tests.library.modules import (
     Branching,
     Convolutional,
@@ -16,7 +17,10 @@ from tests.library.modules import (
 from tests.library.nets import classifier_net
 
 
-@pytest.mark.parametrize("module", [Convolutional, Recurrent, ImageTransformer, TiedClassifier])
+@pytest.mark.parametrize(
+    "module",
+    slow_but([Convolutional], [Convolutional, Recurrent, ImageTransformer, TiedClassifier]),
+)
 def test_networks_of_every_architecture_in_onnx_and_torch(module, images, tmp_path):
     X, y = images
     clf = OBDClassifier(classifier_net(module, max_epochs=1), prune_rate=0.2, step=None).fit(X, y)

@@ -122,6 +122,18 @@ NETWORKS = {
     ),
 }
 
+#: Names of some that differ in kind, for the quick tests.
+SOME = [
+    "three hidden layers",
+    "norm",
+    "padded conv",
+    "Residual",
+    "Wide",
+    "LeNet",
+    "Recurrent",
+    "Branching",
+]
+
 
 def build(name, seed):
     """A network, in float64 and with statistics of its own in the norms, and 40 rows for it."""

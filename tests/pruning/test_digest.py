@@ -180,6 +180,7 @@ def test_an_edit_of_any_code_that_a_class_leads_to_is_noticed(edit, project):
     assert (digest(imported()) != before) == noticed
 
 
+@pytest.mark.slow
 def test_a_digest_is_the_same_in_another_process(project):
     folder, imported = project
     code = (
