@@ -6,15 +6,8 @@ from torch import nn
 
 from sk_obd.compact import check_traceable, shrink
 from sk_obd.compact.flow import NotTraced
-from tests.library.networks import (
-    NETWORKS,
-    Branching,
-    ChangedInPlace,
-    build,
-    mlp,
-    prune,
-    stored,
-)
+from tests.library.modules import Branching, ChangedInPlace, mlp
+from tests.library.networks import NETWORKS, build, prune, stored
 
 
 class Peeking(nn.Sequential):
@@ -25,7 +18,7 @@ class Peeking(nn.Sequential):
 
 
 REFUSED = {
-    "Branching": (Branching(), "cannot trace"),
+    "Branching": (Branching(9), "cannot trace"),
     "ChangedInPlace": (ChangedInPlace(), "changed in place"),
     "Peeking": (Peeking(mlp(9, 6, 3)), "does not return what the network returns"),
 }

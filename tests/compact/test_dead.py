@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sk_obd.compact import dead_parameters, sweep
-from tests.library.networks import NETWORKS, build, close, densities, prune
+from tests.library.marks import slow_but
+from tests.library.networks import NETWORKS, SOME, build, close, densities, prune
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(SOME, NETWORKS))
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(density=densities, seed=st.integers(0, 10**6))
 def test_sweeping_dead_parameters_changes_no_output(name, density, seed):
@@ -29,7 +30,7 @@ def test_sweeping_dead_parameters_changes_no_output(name, density, seed):
     assert not any(mask.any() for mask in dead_parameters(swept, after, X[:3]).values())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(SOME, NETWORKS))
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(density=densities, seed=st.integers(0, 10**6), share=st.sampled_from([0.3, 0.6, 0.9]))
 def test_what_may_not_go_stays_and_what_is_frozen_keeps_its_value(name, density, seed, share):

@@ -12,15 +12,8 @@ from skorch import NeuralNetClassifier
 
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.compact import SelectColumns
-from tests.library.nets import (
-    SoftmaxTop,
-    Squeezed,
-    TwoLayers,
-    binary_net,
-    classifier_net,
-    regressor_net,
-)
-from tests.library.networks import LeNet
+from tests.library.modules import LeNet, SoftmaxTop, Squeezed, TwoLayers
+from tests.library.nets import binary_net, classifier_net, regressor_net
 
 BACKENDS = ("auto", "dense", "sparse")
 

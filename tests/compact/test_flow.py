@@ -6,7 +6,8 @@ from torch import nn
 
 from sk_obd.compact import check_traceable, sweep
 from sk_obd.compact.flow import NotTraced
-from tests.library.networks import mlp, prune
+from tests.library.modules import mlp
+from tests.library.networks import prune
 
 
 def test_tensors_that_a_forward_makes_are_not_left_on_the_module():

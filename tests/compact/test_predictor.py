@@ -7,7 +7,7 @@ from torch import nn
 
 from sk_obd import OBDClassifier
 from sk_obd.compact import predictor
-from tests.library.nets import TwoLayers
+from tests.library.modules import TwoLayers
 
 
 class TwiceAsSure(NeuralNetClassifier):

@@ -7,16 +7,17 @@ import torch
 from torch import nn
 
 from sk_obd.compact import shrink
-from tests.library.networks import Branching, ChangedInPlace, Recurrent, build, mlp, prune
+from tests.library.modules import Branching, ChangedInPlace, mlp
+from tests.library.networks import NETWORKS, build, prune
 
 
 @pytest.mark.parametrize(
     ("make", "shape", "why"),
     [
-        (Branching, (9,), "cannot trace"),
+        (lambda: Branching(9), (9,), "cannot trace"),
         (ChangedInPlace, (9,), "changed in place"),
         (lambda: nn.Sequential(mlp(4, 5, 5), nn.LayerNorm(5), mlp(5, 3)), (4,), "LayerNorm"),
-        (Recurrent, (6, 4), "not return a single tensor"),
+        (*NETWORKS["Recurrent"], "not return a single tensor"),
     ],
 )
 def test_the_report_says_what_was_left_and_why(make, shape, why):

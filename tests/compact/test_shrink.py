@@ -11,10 +11,12 @@ from torch import nn
 
 from sk_obd.compact import SelectColumns, shrink
 from sk_obd.training.masks import count_alive, zero_deleted
-from tests.library.networks import NETWORKS, build, close, densities, mlp, prune, stored
+from tests.library.marks import slow_but
+from tests.library.modules import mlp
+from tests.library.networks import NETWORKS, SOME, build, close, densities, prune, stored
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(SOME, NETWORKS))
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(density=densities, seed=st.integers(0, 10**6))
 def test_a_smaller_network_returns_the_same(name, density, seed):

@@ -8,7 +8,7 @@ from torch import nn
 
 from sk_obd.curvature import diagonal
 from tests.curvature.comparison import error
-from tests.library.cases import mlp
+from tests.library.modules import mlp, tanh_mlp
 
 pytest.importorskip("backpack")
 F64 = torch.float64
@@ -29,9 +29,9 @@ def backpack_diagonal(module, criterion, X, y, method):
 
 
 NETS = {
-    "relu": (lambda: mlp(4, 6, 5, 3, act=nn.ReLU), (4,)),
-    "tanh": (lambda: mlp(4, 6, 5, 3), (4,)),
-    "sigmoid": (lambda: mlp(4, 6, 5, 3, act=nn.Sigmoid), (4,)),
+    "relu": (lambda: mlp(4, 6, 5, 3, activation=nn.ReLU), (4,)),
+    "tanh": (lambda: tanh_mlp(4, 6, 5, 3), (4,)),
+    "sigmoid": (lambda: mlp(4, 6, 5, 3, activation=nn.Sigmoid), (4,)),
     "conv": (
         lambda: nn.Sequential(
             nn.Conv2d(1, 2, 3, padding=1),

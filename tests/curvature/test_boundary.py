@@ -22,7 +22,8 @@ from sk_obd.curvature.hooks import trainable
 from sk_obd.curvature.losses.registry import loss_of
 from sk_obd.curvature.problem import Problem
 from tests.curvature.comparison import error
-from tests.library.cases import BY_NAME, mlp
+from tests.library.cases import BY_NAME
+from tests.library.modules import tanh_mlp
 
 F64 = torch.float64
 
@@ -102,7 +103,7 @@ def test_it_works_without_gradients_switched_on():
 
 def test_hooks_of_the_users_still_run():
     module, criterion, X, y = BY_NAME["mlp Tanh"].make()
-    doubled = mlp(4, 5, 4, 3).to(F64)
+    doubled = tanh_mlp(4, 5, 4, 3).to(F64)
     doubled.load_state_dict(module.state_dict())
     module[1].register_forward_hook(lambda layer, args, z: 2 * z)
     doubled[2].weight.data *= 2
@@ -146,14 +147,14 @@ def batch_size(module, X, *, chain):
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("width", [256, 512])
 def test_a_batch_of_a_dense_chain_keeps_the_widest_layer_in_the_cache(width, dtype):
-    module, X = mlp(3, width, 100, 2).to(dtype), torch.randn(1, 3, dtype=dtype)
+    module, X = tanh_mlp(3, width, 100, 2).to(dtype), torch.randn(1, 3, dtype=dtype)
     assert batch_size(module, X, chain=True) == CHAIN_BYTES // (width * dtype.itemsize)
 
 
 def test_a_batch_of_a_dense_chain_has_bounds():
     X = torch.randn(1, 3)
-    assert batch_size(mlp(3, 4, 2), X, chain=True) == MOST
-    assert batch_size(mlp(3, 100_000, 2), X, chain=True) == FEWEST
+    assert batch_size(tanh_mlp(3, 4, 2), X, chain=True) == MOST
+    assert batch_size(tanh_mlp(3, 100_000, 2), X, chain=True) == FEWEST
 
 
 @pytest.mark.parametrize(("outputs", "counted"), [(4, 4), (32, 32), (500, 32)])
@@ -168,7 +169,7 @@ def test_a_batch_of_any_other_module_keeps_the_columns_of_all_outputs_bounded(ou
 
 
 def test_a_batch_of_any_other_module_has_bounds():
-    assert batch_size(mlp(3, 2), torch.randn(1, 3), chain=False) == MOST_OF_ANY
+    assert batch_size(tanh_mlp(3, 2), torch.randn(1, 3), chain=False) == MOST_OF_ANY
     huge = nn.Sequential(nn.Linear(3, 1), nn.Upsample(scale_factor=1_000_000), nn.AvgPool1d(30_000))
     assert batch_size(huge, torch.randn(1, 1, 3), chain=False) == 1
 

@@ -7,9 +7,12 @@ import torch
 
 from sk_obd.curvature import dense_diagonal, diagonal
 from tests.curvature.comparison import error
-from tests.library.cases import BY_NAME, CASES
+from tests.library.cases import BY_NAME, CASES, SOME
+from tests.library.marks import slow_but
 
-CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+CASE = pytest.mark.parametrize(
+    "case", slow_but([BY_NAME[name] for name in SOME], CASES), ids=lambda case: case.name
+)
 METHOD = pytest.mark.parametrize("method", ["ggn", "hessian"])
 
 

@@ -22,14 +22,22 @@ def test_increases_are_drawn_as_the_rows_say(fitted):
 def test_bars_are_the_signed_shares_of_the_terms_and_add_up_to_the_sum(fitted):
     drawn = IncreaseDisplay.from_estimator(fitted)
     assert set(drawn.bars_) == set(TERMS)
+    n_shared = 0
     for i, row in enumerate(fitted.path_.rows[1:]):
         size = sum(abs(row[name]) for name in TERMS)
         patches = {name: bars[i] for name, bars in drawn.bars_.items()}
+        if size == 0:
+            # Nothing but saliencies of zero was deleted: there are no shares.
+            assert all(patch.get_height() == 0 for patch in patches.values())
+            assert np.isnan(drawn.sum_.get_ydata()[i])
+            continue
+        n_shared += 1
         for name, patch in patches.items():
             assert patch.get_height() == pytest.approx(row[name] / size)
         ends = [p.get_y() + p.get_height() for p in patches.values()]
         assert max([*ends, 0]) - min([*ends, 0]) == pytest.approx(1)
         assert drawn.sum_.get_ydata()[i] == pytest.approx(row["actual_increase"] / size)
+    assert n_shared > 3
 
 
 def test_a_criterion_that_predicts_nothing_has_no_prediction_drawn(fitted):

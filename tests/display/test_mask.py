@@ -6,8 +6,8 @@ from torch import nn
 from sk_obd import OBDClassifier
 from sk_obd.compact import dead_parameters
 from sk_obd.display import MaskDisplay
-from tests.library.nets import SmallConv, classifier_net
-from tests.library.networks import Residual
+from tests.library.modules import Bottleneck, SmallConv
+from tests.library.nets import classifier_net
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -92,7 +92,7 @@ def test_what_a_constant_unit_feeds_is_dead(make):
 
 
 def test_dead_units_of_any_network_are_found(make):
-    clf = damage(make(Residual(), 9), {"back.weight": np.s_[:, 1], "inner.weight": np.s_[3]})
+    clf = damage(make(Bottleneck(), 9), {"back.weight": np.s_[:, 1], "inner.weight": np.s_[3]})
     drawn = MaskDisplay.from_estimator(clf)
     assert list(drawn.dead_units_["inner.weight"]) == [False, True, False, True, False]
     assert list(drawn.dead_inputs_["back.weight"]) == [False, True, False, True, False]

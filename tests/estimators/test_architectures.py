@@ -10,63 +10,9 @@ from torch import nn
 from sk_obd import OBDClassifier
 from sk_obd.curvature import dense_diagonal
 from sk_obd.pruning.path import INCREMENTS
+from tests.library.marks import slow_but
+from tests.library.modules import Convolutional, ImageTransformer, Recurrent, TiedClassifier
 from tests.library.nets import classifier_net
-
-
-class Convolutional(nn.Module):
-    """Two convolutions, one ReLU and one smooth."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(1, 6, 3, padding=1)
-        self.second = nn.Conv2d(6, 8, 3)
-        self.linear = nn.Linear(32, 10)
-
-    def forward(self, X):
-        X = nn.functional.max_pool2d(torch.relu(self.first(X.unsqueeze(1))), 2)
-        return self.linear(torch.tanh(self.second(X)).flatten(1))
-
-
-class Recurrent(nn.Module):
-    """The rows of an image one after the other; the last state says what it was."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(8, 16, batch_first=True)
-        self.linear = nn.Linear(16, 10)
-
-    def forward(self, X):
-        return self.linear(self.lstm(X)[0][:, -1])
-
-
-class Transformer(nn.Module):
-    """The rows of an image at once, each with its place added."""
-
-    def __init__(self):
-        super().__init__()
-        self.place = nn.Parameter(0.1 * torch.randn(8, 8))
-        self.encoder = nn.TransformerEncoderLayer(
-            8, nhead=2, dim_feedforward=16, dropout=0.1, batch_first=True
-        )
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, X):
-        return self.linear(self.encoder(X + self.place).flatten(1))
-
-
-class Tied(nn.Module):
-    """Coded and decoded by one matrix, then classified from what was decoded."""
-
-    def __init__(self):
-        super().__init__()
-        self.code = nn.Linear(64, 12)
-        self.bias = nn.Parameter(torch.zeros(64))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, X):
-        code = torch.tanh(self.code(X.flatten(1)))
-        decoded = nn.functional.linear(code, self.code.weight.T, self.bias)
-        return self.linear(torch.relu(decoded))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +23,7 @@ def images(digits):
 
 @pytest.fixture(
     scope="module",
-    params=[Convolutional, Recurrent, Transformer, Tied],
+    params=slow_but([Convolutional], [Convolutional, Recurrent, ImageTransformer, TiedClassifier]),
     ids=lambda module: module.__name__,
 )
 def fitted(request, images):

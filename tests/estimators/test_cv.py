@@ -28,10 +28,12 @@ from sklearn.preprocessing import StandardScaler
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
 from sk_obd.estimators.folds import choose_size
-from tests.library.nets import SizedByData, TwoLayers, classifier_net, regressor_net
+from tests.library.modules import TwoLayers
+from tests.library.nets import SizedByData, classifier_net, regressor_net
+from tests.library.settings import TRAINED
 
-FAST = {"hidden_layer_sizes": (10,), "max_epochs": 25, "retrain_epochs": 3, "random_state": 0}
-QUICK = FAST | {"step": 0.5, "prune_rate": 0.95, "cv": 3}
+#: A path of few iterations in each of three folds.
+QUICK = TRAINED | {"step": 0.5, "prune_rate": 0.95, "cv": 3}
 
 
 def plain_path(estimator, X, y, **fit_params):
@@ -89,11 +91,12 @@ def test_the_final_network_is_that_of_a_plain_fit_to_the_chosen_size(iris):
     assert missing == []
 
 
+@pytest.mark.slow
 def test_a_grid_search_with_a_fresh_fit_a_cell_finds_the_same_scores(iris):
     X, y = iris
     fitted = OBDClassifierCV(**QUICK).fit(X, y)
     deleted = np.cumsum([row["n_deleted"] for row in plain_path(fitted, X, y).path_]).tolist()
-    search = GridSearchCV(OBDClassifier(step=0.5, **FAST), {"prune_rate": deleted}, cv=3)
+    search = GridSearchCV(OBDClassifier(step=0.5, **TRAINED), {"prune_rate": deleted}, cv=3)
     search.fit(X, y)
     for key in ("mean_test_score", "std_test_score", "split0_test_score", "split2_test_score"):
         np.testing.assert_allclose(fitted.cv_results_[key], search.cv_results_[key], rtol=1e-15)
@@ -114,7 +117,7 @@ def test_the_results_make_a_table(iris):
     np.testing.assert_allclose(frame["std_test_score"], splits.std(axis=1, ddof=0))
     assert (frame["mean_fit_time"] > 0).all()
     assert frame["n_params"].is_monotonic_decreasing
-    assert frame["n_params"][0] == 83
+    assert frame["n_params"][0] == 99
     assert fitted.best_score_ == frame["mean_test_score"][fitted.best_index_]
 
 
@@ -175,7 +178,7 @@ def test_a_class_missing_from_a_fold_keeps_its_column(iris):
     fitted = OBDClassifierCV(scoring=log_loss_of_all, **(QUICK | {"cv": KFold(3)})).fit(X, labels)
     assert list(fitted.classes_) == ["setosa", "versicolor", "virginica"]
     assert np.isfinite(fitted.cv_results_["mean_test_score"]).all()
-    assert fitted.cv_results_["n_params"][0] == 83
+    assert fitted.cv_results_["n_params"][0] == 99
     assert fitted.predict_proba(X).shape == (len(y), 3)
 
 
@@ -233,6 +236,7 @@ def test_images_and_several_outputs(diabetes, rng):
     assert not getattr(net, "initialized_", False)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(iris):
     X, y = iris
     one, two = (OBDClassifierCV(n_jobs=n, **QUICK).fit(X, y) for n in (1, 2))
@@ -318,6 +322,7 @@ def test_a_callable_that_takes_no_weights_is_given_none_with_routing(weighted):
     assert fitted.path_[-1]["train_score"] < 0
 
 
+@pytest.mark.slow
 def test_groups_and_weights_reach_it_through_an_outer_cross_validation(weighted):
     X, y, weights = weighted
     groups = np.arange(len(y)) % 7
@@ -348,6 +353,7 @@ def test_other_metadata_need_routing(iris):
 # -- among scikit-learn's tools --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nested_cross_validation(iris):
     X, y = iris
     estimator = OBDClassifierCV(**(QUICK | {"max_epochs": 100}))

@@ -13,16 +13,12 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from sk_obd import OBDClassifier, OBDClassifierCV
+from tests.library.settings import TRAINED
 
+pytestmark = pytest.mark.slow
 distributed = pytest.importorskip("distributed")
 
-QUICK = {
-    "hidden_layer_sizes": (10,),
-    "max_epochs": 25,
-    "retrain_epochs": 3,
-    "step": 0.5,
-    "random_state": 0,
-}
+SETTINGS = TRAINED | {"step": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +59,15 @@ def assert_same(here, there, X):
 
 def test_folds_on_a_cluster_give_the_local_result(client, iris):
     X, y = iris
-    here = OBDClassifierCV(cv=3, **QUICK).fit(X, y)
+    here = OBDClassifierCV(cv=3, **SETTINGS).fit(X, y)
     with on(client):
-        there = OBDClassifierCV(cv=3, **QUICK).fit(X, y)
+        there = OBDClassifierCV(cv=3, **SETTINGS).fit(X, y)
     assert_same(here, there, X)
 
 
 def test_a_grid_search_on_a_cluster_gives_the_local_result(client, iris):
     X, y = iris
-    search = GridSearchCV(OBDClassifier(**QUICK), {"prune_rate": [0.0, 0.8]}, cv=3)
+    search = GridSearchCV(OBDClassifier(**SETTINGS), {"prune_rate": [0.0, 0.8]}, cv=3)
     here = clone(search).fit(X, y)
     with on(client):
         there = search.fit(X, y)

@@ -7,8 +7,8 @@ from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
 from sk_obd.estimators.fitted import FEATURES, is_learnt
 from sk_obd.pruning.recipe import Run
 from tests.library.nets import regressor_net
+from tests.library.settings import QUICK
 
-QUICK = {"hidden_layer_sizes": (10,), "max_epochs": 15, "retrain_epochs": 2, "random_state": 0}
 CV = QUICK | {"cv": 2, "prune_rate": 0.8}
 
 
@@ -123,7 +123,7 @@ def assert_same_state(found, expected):
 @pytest.mark.parametrize(
     ("kind", "failure"),
     [
-        (kind, failure)
+        pytest.param(kind, failure, marks=pytest.mark.slow if "CV" in kind.__name__ else ())
         for kind in (OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV)
         for failure in FAILURES
         # Values may all be equal.

@@ -7,9 +7,9 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from sk_obd import OBDClassifier, OBDRegressor, obd_path
+from tests.library.modules import TwoLayers
 from tests.library.nets import classifier_net, regressor_net
-
-QUICK = {"hidden_layer_sizes": (8,), "max_epochs": 15, "retrain_epochs": 2, "random_state": 0}
+from tests.library.settings import QUICK
 
 PARAMETERS = [
     ({"prune_rate": 1.0}, ValueError, r"prune_rate=1.0; expected a float in \[0, 1\)"),
@@ -189,8 +189,6 @@ def test_fitted_attributes_have_an_entry_for_every_parameter(iris):
 
 
 def test_a_frozen_parameter_is_never_deleted(iris):
-    from tests.library.nets import TwoLayers
-
     module = TwoLayers()
     module.first.weight.requires_grad_(False)
     fitted = OBDClassifier(classifier_net(module), prune_rate=0.9, retrain_epochs=2).fit(*iris)

@@ -9,8 +9,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sk_obd import OBDClassifier, OBDClassifierCV
-
-QUICK = {"hidden_layer_sizes": (8,), "max_epochs": 5, "retrain_epochs": 1, "random_state": 0}
+from tests.library.marks import slow_but
+from tests.library.settings import QUICK
 
 
 class Log:
@@ -91,7 +91,7 @@ def test_a_progress_bar_runs_also_through_a_search(iris, settings, capsys):
     assert search.best_score_ > 0
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", slow_but([1], [1, 2]))
 def test_the_folds_of_a_cross_validated_path_are_told_of(iris, n_jobs, capsys):
     X, y = iris
     bar = ProgressBar(max_propagation_depth=None)

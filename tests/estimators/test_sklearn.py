@@ -32,7 +32,8 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
-from tests.library.nets import FullBatch, SizedByData, classifier_net
+from tests.library.modules import FullBatch
+from tests.library.nets import SizedByData, classifier_net
 
 
 def full_batch(net_class, criterion):
@@ -82,7 +83,12 @@ def every_check():
     """Each check that scikit-learn generates for each estimator: none is skipped or excused."""
     for label, estimator in ESTIMATORS.items():
         for n, (_, check) in enumerate(estimator_checks_generator(estimator, legacy=True)):
-            yield pytest.param(estimator, check, id=f"{label}-{n}-{check.func.__name__}")
+            yield pytest.param(
+                estimator,
+                check,
+                id=f"{label}-{n}-{check.func.__name__}",
+                marks=() if label == "classifier" else pytest.mark.slow,
+            )
 
 
 @pytest.mark.parametrize(("estimator", "check"), list(every_check()))
@@ -96,6 +102,7 @@ def test_sklearn_check(estimator, check):
 FAST = {"max_epochs": 60, "retrain_epochs": 5, "hidden_layer_sizes": (10,), "random_state": 0}
 
 
+@pytest.mark.slow
 def test_pipeline_and_grid_search_over_prune_rate_and_learning_rate_in_two_processes(iris):
     X, y = iris
     pipeline = make_pipeline(
@@ -112,6 +119,7 @@ def test_pipeline_and_grid_search_over_prune_rate_and_learning_rate_in_two_proce
     )
 
 
+@pytest.mark.slow
 def test_halving_grid_search(iris):
     # Few rows are few steps an epoch, so the first rungs need all the epochs.
     settings = FAST | {"max_epochs": 200}
@@ -123,6 +131,7 @@ def test_halving_grid_search(iris):
     assert search.n_iterations_ == 2
 
 
+@pytest.mark.slow
 def test_cross_validate_learning_curve_and_validation_curve(diabetes):
     regressor = OBDRegressor(**FAST)
     X, y = diabetes
@@ -172,6 +181,7 @@ def test_a_copy_predicts_the_same(through, iris, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_pickled_estimator_predicts_the_same_in_a_new_process(iris, tmp_path):
     X, y = iris
     fitted = OBDClassifier(prune_rate=0.8, **FAST).fit(X, y)

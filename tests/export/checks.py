@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from tests.library.fitted import CASES, predictions
+from tests.library.marks import slow_but
 
-every_case = pytest.mark.parametrize("name", CASES)
+#: Some that differ in kind, for the quick tests.
+SOME = ["classifier of strings", "regressor of three", "convolution"]
+every_case = pytest.mark.parametrize("name", slow_but(SOME, CASES))
 
 
 def close(found, estimator, X, tolerance):

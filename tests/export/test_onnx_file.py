@@ -7,13 +7,20 @@ import pytest
 
 from tests.export.checks import close
 from tests.library.fitted import CASES, fitted
+from tests.library.marks import slow_but
 
 #: GELU in float64, of which onnxruntime has no Erf.
 NOT_IN_ONNXRUNTIME = ("classifier of strings", "embedding")
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_IN_ONNXRUNTIME])
-@pytest.mark.parametrize("n_rows", [1, 37])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        ["regressor of three", "convolution"],
+        [name for name in CASES if name not in NOT_IN_ONNXRUNTIME],
+    ),
+)
+@pytest.mark.parametrize("n_rows", slow_but([37], [1, 37]))
 def test_onnxruntime_predicts_the_same(name, n_rows, tmp_path):
     estimator, X = fitted(name)
     estimator.to_onnx(tmp_path / "net.onnx")

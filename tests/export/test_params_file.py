@@ -307,6 +307,7 @@ def test_what_is_not_fitted_cannot_be_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_without_safetensors_the_error_says_what_to_install():
     code = """
         import sys

@@ -5,12 +5,22 @@ import pytest
 import torch
 
 from sk_obd import OBDClassifier
-from tests.estimators.test_architectures import Convolutional, Recurrent, Tied, Transformer
 from tests.export.checks import close
-from tests.library.nets import TwoLayers, classifier_net
+from tests.library.marks import slow_but
+from tests.library.modules import (
+    Branching,
+    Convolutional,
+    ImageTransformer,
+    Recurrent,
+    TiedClassifier,
+)
+from tests.library.nets import classifier_net
 
 
-@pytest.mark.parametrize("module", [Convolutional, Recurrent, Transformer, Tied])
+@pytest.mark.parametrize(
+    "module",
+    slow_but([Convolutional], [Convolutional, Recurrent, ImageTransformer, TiedClassifier]),
+)
 def test_networks_of_every_architecture_in_onnx_and_torch(module, images, tmp_path):
     X, y = images
     clf = OBDClassifier(classifier_net(module, max_epochs=1), prune_rate=0.2, step=None).fit(X, y)
@@ -18,13 +28,6 @@ def test_networks_of_every_architecture_in_onnx_and_torch(module, images, tmp_pa
     clf.to_onnx(tmp_path / "net.onnx", X=X[:7])
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     close(session.run(None, {"X": X[:50]}), clf, X[:50], 1e-5)
-
-
-class Branching(TwoLayers):
-    """What it computes depends on the values of X: no program."""
-
-    def forward(self, X):
-        return super().forward(X if X.sum() > 0 else -X)
 
 
 def test_a_module_that_branches_on_values_is_refused(iris, tmp_path):

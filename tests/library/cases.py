@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from tests.library.modules import (
+    Attention,
+    FirstState,
+    Functional,
+    Own,
+    PerPosition,
+    Recurrent,
+    Residual,
+    TiedAutoencoder,
+    Twice,
+    WordTransformer,
+    mlp,
+    tanh_mlp,
+)
 
 F64 = torch.float64
 
@@ -49,13 +63,6 @@ class Case:
         return criterion, module.eval()(X).detach(), y
 
 
-def mlp(*sizes, act=nn.Tanh, top=()):
-    layers = []
-    for a, b in itertools.pairwise(sizes):
-        layers += [nn.Linear(a, b), act()]
-    return nn.Sequential(*layers[:-1], *top)
-
-
 def labels(n, *shape, classes=3):
     """Data for a classifier of ``classes``: X (n, *shape) and y."""
 
@@ -87,133 +94,21 @@ def tokens(n, length, classes=3, words=6):
     return make
 
 
-class Functional(nn.Module):
-    """A chain whose forward is all functional calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.two, self.three = nn.Linear(4, 5), nn.Linear(5, 4), nn.Linear(4, 3)
-
-    def forward(self, x):
-        x = F.gelu(self.one(x))
-        x = self.two(F.dropout(x, 0.5, self.training)).sigmoid() * 2 - 1
-        return self.three(x)
-
-
-class Residual(nn.Module):
-    def __init__(self, cat=False):
-        super().__init__()
-        self.cat = cat
-        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.top = nn.Linear(8 if cat else 4, 3)
-
-    def forward(self, x):
-        x = torch.tanh(self.one(x))
-        z = torch.tanh(self.two(x))
-        return self.top(torch.cat([x, z], 1) if self.cat else x + z)
-
-
-class Twice(nn.Module):
-    """One layer used twice."""
-
-    def __init__(self, act=torch.tanh):
-        super().__init__()
-        self.same, self.top, self.act = nn.Linear(4, 4), nn.Linear(4, 3), act
-
-    def forward(self, x):
-        return self.top(self.act(self.same(self.act(self.same(x)))))
-
-
-class Tied(nn.Module):
-    """An autoencoder whose decoder is the encoder's transpose."""
-
-    def __init__(self):
-        super().__init__()
-        self.encode = nn.Linear(4, 3)
-        self.bias = nn.Parameter(torch.randn(4))
-
-    def forward(self, x):
-        return F.linear(torch.tanh(self.encode(x)), self.encode.weight.T, self.bias)
-
-
 def tied_parameter():
-    module = mlp(4, 4, 4, 3)
+    """Two layers that share one weight."""
+    module = tanh_mlp(4, 4, 4, 3)
     module[2].weight = module[0].weight
     return module
 
 
-class Own(nn.Module):
-    """A user's module with parameters of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale, self.mix = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.randn(4, 3))
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, x):
-        return (torch.sin(self.layer(x * self.scale)) ** 2) @ self.mix
-
-
-class Recurrent(nn.Module):
-    def __init__(self, kind, first=True, last=True, **options):
-        super().__init__()
-        self.rnn = kind(2, 3, batch_first=first, **options)
-        width = options.get("proj_size", 3) * (2 if options.get("bidirectional") else 1)
-        self.top, self.first = nn.Linear(width, 3), first
-
-    def forward(self, x):
-        if self.first:
-            return self.top(self.rnn(x)[0][:, -1])
-        return self.top(self.rnn(x.transpose(0, 1))[0][-1])
-
-
-class FirstState(nn.Module):
-    """A GRU whose first state is learned."""
-
-    def __init__(self):
-        super().__init__()
-        self.state, self.rnn = nn.Parameter(torch.randn(3)), nn.GRU(2, 3, batch_first=True)
-        self.top = nn.Linear(3, 3)
-
-    def forward(self, x):
-        state = self.state.expand(1, len(x), 3).contiguous()
-        return self.top(self.rnn(x, state)[0][:, -1])
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attend, self.top = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.top(self.attend(x, x, x, need_weights=False)[0].mean(1))
-
-
-class Transformer(nn.Module):
-    def __init__(self, first=True):
-        super().__init__()
-        self.words = nn.Embedding(6, 4)
-        self.layer = nn.TransformerEncoderLayer(4, 2, 5, activation="gelu", batch_first=first)
-        self.top, self.first = nn.Linear(4, 3), first
-
-    def forward(self, x):
-        x = self.words(x)
-        x = self.layer(x) if self.first else self.layer(x.transpose(0, 1)).transpose(0, 1)
-        return self.top(x.mean(1))
-
-
-class PerPosition(nn.Module):
-    """Class scores (n, classes, positions)."""
-
-    def __init__(self):
-        super().__init__()
-        self.words, self.top = nn.Embedding(6, 3), nn.Linear(3, 3)
-
-    def forward(self, x):
-        return self.top(torch.tanh(self.words(x))).transpose(1, 2)
+def recurrent(kind, **options):
+    """A small recurrent network of a kind of torch's."""
+    return Recurrent(kind, 2, 3, 3, **options)
 
 
 class FixedVariance(nn.Module):
+    """A criterion of a user's own: the likelihood of Gaussians, each output with its variance."""
+
     reduction = "mean"
 
     def forward(self, output, target):
@@ -418,7 +313,7 @@ POOLED = {
 }
 
 CASES = [
-    Case(f"mlp {a.__name__}", lambda a=a: mlp(4, 5, 4, 3, act=a), CE, labels(7, 4))
+    Case(f"mlp {a.__name__}", lambda a=a: mlp(4, 5, 4, 3, activation=a), CE, labels(7, 4))
     for a in ACTIVATIONS
 ]
 for name, (layers, shape) in LAYERS.items():
@@ -434,14 +329,14 @@ CASES += [
         lambda: bounded,
         lambda: (torch.randn(4, 2, 4, 6, dtype=F64), torch.randn(4, 5, dtype=F64)),
     ),
-    Case("five tanh layers", lambda: mlp(3, 4, 4, 4, 4, 4, 2), MSE, numbers(5, 3, 2)),
+    Case("five tanh layers", lambda: tanh_mlp(3, 4, 4, 4, 4, 4, 2), MSE, numbers(5, 3, 2)),
     Case("one layer", lambda: nn.Linear(4, 3), CE, labels(5, 4)),
     Case("functional chain", Functional, CE, labels(6, 4)),
     Case("residual", Residual, CE, labels(5, 4)),
     Case("concatenation", lambda: Residual(cat=True), CE, labels(5, 4)),
     Case("layer used twice", Twice, CE, labels(5, 4)),
     Case("relu layer used twice", lambda: Twice(torch.relu), CE, labels(5, 4)),
-    Case("tied autoencoder", Tied, MSE, numbers(5, 4, 4)),
+    Case("tied autoencoder", TiedAutoencoder, MSE, numbers(5, 4, 4)),
     Case("one parameter in two layers", tied_parameter, CE, labels(5, 4)),
     Case("own parameters", Own, CE, labels(5, 4)),
     Case(
@@ -452,41 +347,44 @@ CASES += [
         CE,
         tokens(4, 5),
     ),
-    Case("rnn", lambda: Recurrent(nn.RNN), CE, labels(4, 3, 2)),
-    Case("gru", lambda: Recurrent(nn.GRU, num_layers=2), CE, labels(3, 3, 2)),
-    Case("lstm", lambda: Recurrent(nn.LSTM, bidirectional=True), CE, labels(3, 3, 2)),
+    Case("rnn", lambda: recurrent(nn.RNN), CE, labels(4, 3, 2)),
+    Case("gru", lambda: recurrent(nn.GRU, num_layers=2), CE, labels(3, 3, 2)),
+    Case("lstm", lambda: recurrent(nn.LSTM, bidirectional=True), CE, labels(3, 3, 2)),
     Case(
         "time first lstm, as many steps as rows",
-        lambda: Recurrent(nn.LSTM, first=False),
+        lambda: recurrent(nn.LSTM, batch_first=False),
         CE,
         labels(3, 3, 2),
     ),
-    Case("projected lstm", lambda: Recurrent(nn.LSTM, proj_size=2), CE, labels(3, 3, 2)),
+    Case("projected lstm", lambda: recurrent(nn.LSTM, proj_size=2), CE, labels(3, 3, 2)),
     Case("a learned first state", FirstState, CE, labels(3, 3, 2)),
     Case("attention", Attention, CE, labels(3, 3, 4)),
-    Case("transformer", Transformer, CE, tokens(3, 4)),
-    Case("time first transformer", lambda: Transformer(False), CE, tokens(3, 3)),
-    Case("weighted classes", lambda: mlp(4, 4, 3), class_weights(CE), labels(6, 4)),
+    Case("transformer", WordTransformer, CE, tokens(3, 4)),
+    Case("time first transformer", lambda: WordTransformer(False), CE, tokens(3, 3)),
+    Case("weighted classes", lambda: tanh_mlp(4, 4, 3), class_weights(CE), labels(6, 4)),
     Case(
-        "smooth labels", lambda: mlp(4, 4, 3), class_weights(CE, label_smoothing=0.2), labels(6, 4)
+        "smooth labels",
+        lambda: tanh_mlp(4, 4, 3),
+        class_weights(CE, label_smoothing=0.2),
+        labels(6, 4),
     ),
     Case(
         "probability targets",
-        lambda: mlp(4, 4, 3),
+        lambda: tanh_mlp(4, 4, 3),
         class_weights(CE, label_smoothing=0.1),
         soft_targets,
     ),
-    Case("ignored rows", lambda: mlp(4, 4, 3), lambda: CE(ignore_index=1), labels(6, 4)),
+    Case("ignored rows", lambda: tanh_mlp(4, 4, 3), lambda: CE(ignore_index=1), labels(6, 4)),
     Case("dense labels", PerPosition, class_weights(CE), dense_labels),
     Case(
         "nll on log-probabilities",
-        lambda: mlp(4, 4, 3, top=[nn.LogSoftmax(1)]),
+        lambda: tanh_mlp(4, 4, 3, top=[nn.LogSoftmax(1)]),
         nn.NLLLoss,
         labels(6, 4),
     ),
     Case(
         "nll on probabilities",
-        lambda: mlp(4, 4, 3, top=[nn.Softmax(-1)]),
+        lambda: tanh_mlp(4, 4, 3, top=[nn.Softmax(-1)]),
         class_weights(nn.NLLLoss),
         labels(6, 4),
         "proba",
@@ -502,43 +400,51 @@ CASES += [
     ),
     Case(
         "bce with logits",
-        lambda: mlp(4, 4, 2),
+        lambda: tanh_mlp(4, 4, 2),
         lambda: nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0, 0.5], dtype=F64)),
         binary(5, 4, 2),
     ),
     Case(
         "bce on one flat output",
-        lambda: mlp(4, 4, 1, top=[nn.Flatten(0)]),
+        lambda: tanh_mlp(4, 4, 1, top=[nn.Flatten(0)]),
         nn.BCEWithLogitsLoss,
         lambda: (torch.randn(5, 4, dtype=F64), torch.tensor([0.0, 1, 1, 0, 1], dtype=F64)),
     ),
-    Case("bce", lambda: mlp(4, 4, 2, top=[nn.Sigmoid()]), nn.BCELoss, binary(5, 4, 2), "proba"),
-    Case("mse", lambda: mlp(4, 5, 2), MSE, numbers(6, 4, 2)),
-    Case("mse behind tanh", lambda: mlp(4, 5, 2, top=[nn.Tanh()]), MSE, numbers(6, 4, 2)),
-    Case("mse behind softmax", lambda: mlp(4, 5, 3, top=[nn.Softmax(1)]), MSE, numbers(6, 4, 3)),
-    Case("smooth l1", lambda: mlp(4, 5, 2), lambda: nn.SmoothL1Loss(beta=0.7), numbers(6, 4, 2)),
-    Case("huber", lambda: mlp(4, 5, 2), lambda: nn.HuberLoss(delta=0.7), numbers(6, 4, 2)),
-    Case("poisson", lambda: mlp(4, 5, 2), nn.PoissonNLLLoss, numbers(6, 4, 2, positive=True)),
+    Case(
+        "bce", lambda: tanh_mlp(4, 4, 2, top=[nn.Sigmoid()]), nn.BCELoss, binary(5, 4, 2), "proba"
+    ),
+    Case("mse", lambda: tanh_mlp(4, 5, 2), MSE, numbers(6, 4, 2)),
+    Case("mse behind tanh", lambda: tanh_mlp(4, 5, 2, top=[nn.Tanh()]), MSE, numbers(6, 4, 2)),
+    Case(
+        "mse behind softmax", lambda: tanh_mlp(4, 5, 3, top=[nn.Softmax(1)]), MSE, numbers(6, 4, 3)
+    ),
+    Case(
+        "smooth l1", lambda: tanh_mlp(4, 5, 2), lambda: nn.SmoothL1Loss(beta=0.7), numbers(6, 4, 2)
+    ),
+    Case("huber", lambda: tanh_mlp(4, 5, 2), lambda: nn.HuberLoss(delta=0.7), numbers(6, 4, 2)),
+    Case("poisson", lambda: tanh_mlp(4, 5, 2), nn.PoissonNLLLoss, numbers(6, 4, 2, positive=True)),
     Case(
         "poisson rates",
-        lambda: mlp(4, 5, 2, top=[nn.Softplus()]),
+        lambda: tanh_mlp(4, 5, 2, top=[nn.Softplus()]),
         lambda: nn.PoissonNLLLoss(log_input=False, full=True),
         numbers(6, 4, 2, positive=True),
     ),
-    Case("gaussian of fixed variance", lambda: mlp(4, 5, 2), FixedVariance, numbers(6, 4, 2)),
+    Case("gaussian of fixed variance", lambda: tanh_mlp(4, 5, 2), FixedVariance, numbers(6, 4, 2)),
     Case(
         "soft margin",
-        lambda: mlp(4, 5, 2),
+        lambda: tanh_mlp(4, 5, 2),
         nn.SoftMarginLoss,
         lambda: (torch.randn(5, 4, dtype=F64), torch.tensor([[1.0, -1]] * 5, dtype=F64)),
     ),
     Case(
         "divergence",
-        lambda: mlp(4, 4, 3, top=[nn.LogSoftmax(1)]),
+        lambda: tanh_mlp(4, 4, 3, top=[nn.LogSoftmax(1)]),
         lambda: nn.KLDivLoss(reduction="batchmean"),
         soft_targets,
     ),
-    Case("a function that mixes outputs", lambda: mlp(4, 5, 2), lambda: cosh, numbers(5, 4, 2)),
+    Case(
+        "a function that mixes outputs", lambda: tanh_mlp(4, 5, 2), lambda: cosh, numbers(5, 4, 2)
+    ),
 ]
 BY_NAME = {case.name: case for case in CASES}
 #: Names of some cases that differ in kind, for tests that need not see all of them.

@@ -9,27 +9,8 @@ from sklearn.preprocessing import scale
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
-from tests.library.nets import (
-    SmallConv,
-    SoftmaxTop,
-    Squeezed,
-    binary_net,
-    classifier_net,
-    regressor_net,
-)
-
-
-class Embedded(nn.Module):
-    """Whole numbers of four columns, a row of a table for each."""
-
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Embedding(9, 3, dtype=torch.float64)
-        self.norm = nn.LayerNorm(12, dtype=torch.float64)
-        self.linear = nn.Linear(12, 3, dtype=torch.float64)
-
-    def forward(self, X):
-        return self.linear(nn.functional.gelu(self.norm(self.table(X).flatten(1))))
+from tests.library.modules import Embedded, SmallConv, SoftmaxTop, Squeezed
+from tests.library.nets import binary_net, classifier_net, regressor_net
 
 
 def iris(dtype=np.float64, labels=(0, 1, 2)):

@@ -1,69 +1,11 @@
-"""Modules and skorch nets that the tests share; importable, so that they pickle."""
+"""skorch nets that the tests share; importable, so that they pickle."""
 
 import torch
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import Callback
 from torch import nn
 
-
-class TwoLayers(nn.Module):
-    """Linear, activation, Linear; what it returns is up to `top`."""
-
-    def __init__(
-        self, n_in=4, n_out=3, hidden=8, activation=nn.ReLU, top=nn.Identity, dtype=torch.float32
-    ):
-        super().__init__()
-        self.first = nn.Linear(n_in, hidden, dtype=dtype)
-        self.activation = activation()
-        self.second = nn.Linear(hidden, n_out, dtype=dtype)
-        self.top = top()
-
-    def forward(self, X):
-        return self.top(self.second(self.activation(self.first(X))))
-
-
-class SoftmaxTop(nn.Softmax):
-    def __init__(self):
-        super().__init__(dim=-1)
-
-
-class Squeezed(TwoLayers):
-    """One output, shape (n,)."""
-
-    def forward(self, X):
-        return super().forward(X).squeeze(-1)
-
-
-class Lazy(nn.Module):
-    def __init__(self, n_out=3):
-        super().__init__()
-        self.first = nn.LazyLinear(8)
-        self.second = nn.LazyLinear(n_out)
-
-    def forward(self, X):
-        return self.second(torch.relu(self.first(X)))
-
-
-class SmallConv(nn.Module):
-    """Images of shape (1, 8, 8); batch norm and dropout on the way."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, stride=2)
-        self.norm = nn.BatchNorm2d(4)
-        self.drop = nn.Dropout(0.1)
-        self.linear = nn.Linear(36, 10)
-
-    def forward(self, X):
-        return self.linear(self.drop(torch.relu(self.norm(self.conv(X))).flatten(1)))
-
-
-class TwoOutputs(TwoLayers):
-    """Returns a tuple: what is predicted, and something else."""
-
-    def forward(self, X):
-        hidden = self.activation(self.first(X))
-        return self.second(hidden), hidden
+from tests.library.modules import TwoLayers
 
 
 class TupleNet(NeuralNetClassifier):
@@ -101,13 +43,6 @@ class SizedByData(Callback):
         classes = isinstance(net, NeuralNetClassifier)
         n_out = int(y.max()) + 1 if classes else y[:1].reshape(1, -1).shape[1]
         net.set_params(module__n_in=X.shape[1], module__n_out=n_out)
-
-
-class FullBatch(TwoLayers):
-    """A float64 network for scikit-learn's checks."""
-
-    def __init__(self, n_in=1, n_out=1):
-        super().__init__(n_in, n_out, hidden=20, dtype=torch.float64)
 
 
 def classifier_net(module=TwoLayers, **kwargs):

@@ -1,167 +1,25 @@
 """Networks that the tests of `sk_obd.compact` share: each with the shape of one row of its X."""
 
-from itertools import pairwise
-
 import torch
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
+
+from tests.library.modules import (
+    Bottleneck,
+    Branching,
+    ChangedInPlace,
+    Gated,
+    LeNet,
+    Recurrent,
+    ResidualConv,
+    TiedLayers,
+    Twice,
+    Wide,
+    mlp,
+)
 
 #: Shares of the parameters that are left, as tests of any share draw them.
 densities = st.sampled_from([0.0, 0.03, 0.08, 0.15, 0.3, 0.6, 1.0])
-
-
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(9, 6)
-        self.inner = nn.Linear(6, 5)
-        self.back = nn.Linear(5, 6)
-        self.last = nn.Linear(6, 3)
-
-    def forward(self, X):
-        h = torch.relu(self.first(X))
-        h = h + self.back(torch.tanh(self.inner(h)))
-        return self.last(torch.sigmoid(h))
-
-
-class Wide(nn.Module):
-    """Hidden units, X itself and a second branch side by side."""
-
-    def __init__(self):
-        super().__init__()
-        self.left = nn.Linear(9, 4)
-        self.right = nn.Linear(9, 5)
-        self.last = nn.Linear(18, 3)
-
-    def forward(self, X):
-        parts = [torch.tanh(self.left(X)), X, F.softplus(self.right(X))]
-        return F.log_softmax(self.last(torch.cat(parts, dim=1)), dim=-1)
-
-
-class Gated(nn.Module):
-    """A product of two branches, scaled and shifted by numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.value = nn.Linear(9, 6)
-        self.gate = nn.Linear(9, 6)
-        self.last = nn.Linear(6, 3)
-
-    def forward(self, X):
-        return self.last(1 - 2 * self.value(X) * torch.sigmoid(self.gate(X)))
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.code = nn.Linear(9, 5)
-        self.decode = nn.Linear(5, 9, bias=False)
-        self.decode.weight = nn.Parameter(torch.zeros(9, 5))
-        self.again = nn.Linear(9, 5)
-        self.again.weight = self.code.weight
-        self.last = nn.Linear(5, 3)
-
-    def forward(self, X):
-        return self.last(torch.relu(self.again(torch.tanh(self.decode(self.code(X))))))
-
-
-class Twice(nn.Module):
-    """One layer used twice, between layers that are used once."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(9, 6)
-        self.twice = nn.Linear(6, 6)
-        self.next = nn.Linear(6, 5)
-        self.last = nn.Linear(5, 3)
-
-    def forward(self, X):
-        h = torch.relu(self.first(X))
-        h = torch.relu(self.twice(torch.relu(self.twice(h))))
-        return self.last(torch.relu(self.next(h)))
-
-
-class LeNet(nn.Module):
-    """Views with sizes written as numbers, functional pooling."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(1, 4, 3)
-        self.second = nn.Conv2d(4, 6, 3, padding=1)
-        self.dense = nn.Linear(6 * 2 * 2, 8)
-        self.last = nn.Linear(8, 3)
-
-    def forward(self, X):
-        X = F.max_pool2d(torch.relu(self.first(X)), 2)
-        X = F.avg_pool2d(torch.relu(self.second(X)), 2, padding=1)
-        X = X.view(-1, 6 * 2 * 2)
-        return self.last(F.relu(self.dense(X)))
-
-
-class ResidualConv(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(2, 5, 1)
-        self.norm = nn.BatchNorm2d(5)
-        self.inner = nn.Conv2d(5, 5, 3, padding=1, bias=False)
-        self.inner_norm = nn.BatchNorm2d(5)
-        self.last = nn.Linear(5, 3)
-
-    def forward(self, X):
-        h = torch.relu(self.norm(self.stem(X)))
-        h = torch.relu(h + self.inner_norm(self.inner(h)))
-        return self.last(h.mean(dim=(2, 3)))
-
-
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(4, 5)
-        self.lstm = nn.LSTM(5, 6, batch_first=True)
-        self.hidden = nn.Linear(6, 5)
-        self.last = nn.Linear(5, 3)
-
-    def forward(self, X):
-        h = self.lstm(torch.relu(self.first(X)))[0][:, -1]
-        return self.last(torch.relu(self.hidden(h)))
-
-
-class Branching(nn.Module):
-    """A forward that looks at values: no tracer can follow it."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(9, 6)
-        self.last = nn.Linear(6, 3)
-
-    def forward(self, X):
-        h = torch.relu(self.first(X))
-        if h.sum() > 1e9:
-            h = -h
-        return self.last(h)
-
-
-class ChangedInPlace(nn.Module):
-    """What `other` reads has been changed by then, through a view."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv1d(1, 4, 2)
-        self.other = nn.Linear(32, 3)
-        self.last = nn.Linear(32, 3)
-
-    def forward(self, X):
-        h = self.first(X.unsqueeze(1))
-        flat = F.relu(torch.flatten(h, 1), inplace=True)
-        return self.last(flat) + self.other(torch.flatten(h, 1))
-
-
-def mlp(*sizes, activation=nn.ReLU, bias=True):
-    layers = []
-    for n_in, n_out in pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out, bias=bias), activation()]
-    return nn.Sequential(*layers[:-1])
 
 
 def conv(first=0, second=0, pool=None, mode="zeros"):
@@ -238,21 +96,43 @@ NETWORKS = {
         lambda: nn.Sequential(mlp(3, 5, 4, activation=nn.Tanh), nn.Flatten(), mlp(16, 6, 3)),
         (4, 3),
     ),
-    "Residual": (Residual, (9,)),
+    "Residual": (Bottleneck, (9,)),
     "Wide": (Wide, (9,)),
     "Gated": (Gated, (9,)),
-    "Tied": (Tied, (9,)),
-    "Twice": (Twice, (9,)),
+    "Tied": (TiedLayers, (9,)),
+    "Twice": (
+        lambda: nn.Sequential(
+            nn.Linear(9, 6), nn.ReLU(), Twice(torch.relu, 6, 5), nn.ReLU(), nn.Linear(5, 3)
+        ),
+        (9,),
+    ),
     "LeNet": (LeNet, (1, 8, 8)),
     "ResidualConv": (ResidualConv, (2, 4, 4)),
-    "Recurrent": (Recurrent, (6, 4)),
-    "Branching": (Branching, (9,)),
+    "Recurrent": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 5), nn.ReLU(), Recurrent(nn.LSTM, 5, 6, 5), nn.ReLU(), nn.Linear(5, 3)
+        ),
+        (6, 4),
+    ),
+    "Branching": (lambda: Branching(9, hidden=6), (9,)),
     "ChangedInPlace": (ChangedInPlace, (9,)),
     "embedding": (
         lambda: nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), mlp(12, 6, 3)),
         (3,),
     ),
 }
+
+#: Names of some that differ in kind, for the quick tests.
+SOME = [
+    "three hidden layers",
+    "norm",
+    "padded conv",
+    "Residual",
+    "Wide",
+    "LeNet",
+    "Recurrent",
+    "Branching",
+]
 
 
 def build(name, seed):

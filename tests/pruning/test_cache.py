@@ -16,9 +16,9 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.pruning import recipe
 from sk_obd.pruning.schedule import schedule
-from tests.library.nets import TwoLayers, classifier_net, regressor_net
-
-QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 30, "retrain_epochs": 3, "random_state": 0}
+from tests.library.modules import TwoLayers
+from tests.library.nets import classifier_net, regressor_net
+from tests.library.settings import TRAINED
 
 
 @pytest.fixture
@@ -50,11 +50,11 @@ def same(a, b, X):
 def test_a_second_fit_trains_nothing_and_is_the_same(iris, tmp_path, trained, as_path):
     X, y = iris
     memory = str(tmp_path) if as_path else joblib.Memory(tmp_path, verbose=0)
-    plain = OBDClassifier(**QUICK).fit(X, y)
-    first = OBDClassifier(memory=memory, **QUICK).fit(X, y)
+    plain = OBDClassifier(**TRAINED).fit(X, y)
+    first = OBDClassifier(memory=memory, **TRAINED).fit(X, y)
     assert same(first, plain, X)
     trained.clear()
-    second = OBDClassifier(memory=memory, **QUICK).fit(X, y)
+    second = OBDClassifier(memory=memory, **TRAINED).fit(X, y)
     assert trained == []
     assert same(second, plain, X)
 
@@ -63,35 +63,36 @@ def test_a_second_fit_trains_nothing_and_is_the_same(iris, tmp_path, trained, as
     "settings",
     [
         {},
-        {"saliency": "taylor"},
-        {"curvature": "ggn-mc"},
-        {"n_recomputations": 2},
-        {"trust_region": 0.1},
-        {"sweep": True},
-        {"keep_path": "last"},
-        {"early_stopping": True},
+        pytest.param({"saliency": "taylor"}, marks=pytest.mark.slow),
+        pytest.param({"curvature": "ggn-mc"}, marks=pytest.mark.slow),
+        pytest.param({"n_recomputations": 2}, marks=pytest.mark.slow),
+        pytest.param({"trust_region": 0.1}, marks=pytest.mark.slow),
+        pytest.param({"sweep": True}, marks=pytest.mark.slow),
+        pytest.param({"keep_path": "last"}, marks=pytest.mark.slow),
+        pytest.param({"early_stopping": True}, marks=pytest.mark.slow),
     ],
 )
 def test_a_longer_path_goes_on_from_a_shorter_one(iris, tmp_path, trained, settings):
     X, y = iris
-    OBDClassifier(prune_rate=0.5, memory=tmp_path, **QUICK, **settings).fit(X, y)
+    OBDClassifier(prune_rate=0.5, memory=tmp_path, **TRAINED, **settings).fit(X, y)
     known = len(trained)
     trained.clear()
-    far = OBDClassifier(prune_rate=0.9, memory=tmp_path, **QUICK, **settings).fit(X, y)
+    far = OBDClassifier(prune_rate=0.9, memory=tmp_path, **TRAINED, **settings).fit(X, y)
     # All but the shorter path's own last row lie on the longer one.
     assert trained == list(range(known - 1, len(far.path_)))
-    assert same(far, OBDClassifier(prune_rate=0.9, **QUICK, **settings).fit(X, y), X)
+    assert same(far, OBDClassifier(prune_rate=0.9, **TRAINED, **settings).fit(X, y), X)
 
 
+@pytest.mark.slow
 def test_a_grid_search_trains_each_state_of_a_fold_once(iris, tmp_path, trained):
     X, y = iris
     grid = {"prune_rate": [0, 0.5, 0.8, 0.9]}
-    search = GridSearchCV(OBDClassifier(memory=tmp_path, **QUICK), grid, cv=3, refit=False)
+    search = GridSearchCV(OBDClassifier(memory=tmp_path, **TRAINED), grid, cv=3, refit=False)
     search.fit(X, y)
     # The union of the four schedules: that of 0.9, and the last rows of 0.5 and 0.8.
     grid_points = len(schedule(12 * 4 + 12 + 3 * 12 + 3, 0.9, 0.2)) + 1
     assert len(trained) == 3 * (grid_points + 2)
-    plain = GridSearchCV(OBDClassifier(**QUICK), grid, cv=3, refit=False).fit(X, y)
+    plain = GridSearchCV(OBDClassifier(**TRAINED), grid, cv=3, refit=False).fit(X, y)
     np.testing.assert_array_equal(
         search.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"]
     )
@@ -176,10 +177,10 @@ def test_whatever_is_changed_nothing_stale_comes_back(iris, tmp_path, trained, c
 
 def test_scoring_and_stop_rules_are_no_part_of_what_is_kept(iris, tmp_path, trained):
     X, y = iris
-    OBDClassifier(memory=tmp_path, **QUICK).fit(X, y)
+    OBDClassifier(memory=tmp_path, **TRAINED).fit(X, y)
     trained.clear()
     clf = OBDClassifier(
-        memory=tmp_path, scoring="neg_log_loss", max_loss_increase=0.2, verbose=0, **QUICK
+        memory=tmp_path, scoring="neg_log_loss", max_loss_increase=0.2, verbose=0, **TRAINED
     ).fit(X, y, X_val=X[::5], y_val=y[::5])
     assert trained == []
     assert clf.path_[0]["train_score"] < 0
@@ -217,7 +218,7 @@ class LearntScale(nn.Module):
 @pytest.mark.parametrize("why", ["seed", "digest"])
 def test_without_a_stable_key_nothing_is_kept_and_a_warning_says_so(iris, tmp_path, trained, why):
     X, y = iris
-    settings = QUICK | ({"random_state": None} if why == "seed" else {})
+    settings = TRAINED | ({"random_state": None} if why == "seed" else {})
     generator = np.random.default_rng(0)
 
     def own(parameters, curvature):
@@ -247,6 +248,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_its_last_finished_iteration(tmp_path):
     """Kill -9 in the middle of a path; the rerun ends at the network of an undisturbed run."""
     program = tmp_path / "run.py"

@@ -16,7 +16,8 @@ from skorch.callbacks import EarlyStopping, LRScheduler
 from torch import nn
 
 from sk_obd.pruning.digest import Unstable, digest
-from tests.library.nets import SmallConv, TwoLayers, classifier_net
+from tests.library.modules import SmallConv, TwoLayers
+from tests.library.nets import classifier_net
 
 
 def square(x):
@@ -179,6 +180,7 @@ def test_an_edit_of_any_code_that_a_class_leads_to_is_noticed(edit, project):
     assert (digest(imported()) != before) == noticed
 
 
+@pytest.mark.slow
 def test_a_digest_is_the_same_in_another_process(project):
     folder, imported = project
     code = (

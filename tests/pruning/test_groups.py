@@ -10,7 +10,8 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor
 from sk_obd.pruning.groups import groups_of, lowest_groups, units
 from sk_obd.training.probes import probe
-from tests.library.nets import SmallConv, classifier_net
+from tests.library.modules import SmallConv
+from tests.library.nets import classifier_net
 
 QUICK = {"max_epochs": 20, "retrain_epochs": 3, "random_state": 0}
 

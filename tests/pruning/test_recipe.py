@@ -11,8 +11,7 @@ from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.curvature import METHODS
 from sk_obd.pruning.schedule import advance, trusted_step
 from tests.library.nets import classifier_net, regressor_net
-
-QUICK = {"hidden_layer_sizes": (12,), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
+from tests.library.settings import TRAINED
 
 
 def same_network(a, b, X):
@@ -23,8 +22,8 @@ def same_network(a, b, X):
 
 def test_a_fit_to_half_visits_the_networks_of_a_fit_to_nine_tenths(iris):
     X, y = iris
-    half = OBDClassifier(prune_rate=0.5, **QUICK).fit(X, y)
-    far = OBDClassifier(prune_rate=0.9, **QUICK).fit(X, y)
+    half = OBDClassifier(prune_rate=0.5, **TRAINED).fit(X, y)
+    far = OBDClassifier(prune_rate=0.9, **TRAINED).fit(X, y)
     assert half.n_iter_ >= 3
     for i in range(half.n_iter_):
         assert half.path_[i] | {"fit_time": 0} == pytest.approx(
@@ -45,9 +44,9 @@ def test_a_fit_to_half_visits_the_networks_of_a_fit_to_nine_tenths(iris):
 )
 def test_two_fits_with_one_random_state_are_identical(kind, iris):
     X, y = iris
-    first, second = (OBDClassifier(**kind, **QUICK).fit(X, y) for _ in range(2))
+    first, second = (OBDClassifier(**kind, **TRAINED).fit(X, y) for _ in range(2))
     assert same_network(first, second, X)
-    other = OBDClassifier(**kind, **(QUICK | {"random_state": 1})).fit(X, y)
+    other = OBDClassifier(**kind, **(TRAINED | {"random_state": 1})).fit(X, y)
     assert not same_network(first, other, X)
 
 
@@ -56,7 +55,7 @@ def test_generators_are_as_they_were(iris):
 
     torch.manual_seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    OBDClassifier(early_stopping=True, **QUICK).fit(*iris)
+    OBDClassifier(early_stopping=True, **TRAINED).fit(*iris)
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
     assert before[2] == random.getstate()
@@ -65,7 +64,7 @@ def test_generators_are_as_they_were(iris):
 def test_rows_say_what_was_deleted_and_what_it_cost(iris):
     """Each row against the networks themselves."""
     X, y = iris
-    fitted = OBDClassifier(prune_rate=0.9, step=0.4, **QUICK).fit(X, y)
+    fitted = OBDClassifier(prune_rate=0.9, step=0.4, **TRAINED).fit(X, y)
     target = torch.tensor(y)
     for i in range(1, len(fitted.path_)):
         row, before, after = fitted.path_[i], fitted.at(iteration=i - 1), fitted.at(iteration=i)
@@ -87,8 +86,8 @@ def test_rows_say_what_was_deleted_and_what_it_cost(iris):
 
 def test_the_lowest_saliencies_go_and_their_sum_is_the_prediction(iris):
     X, y = iris
-    fitted = OBDClassifier(prune_rate=0.3, step=None, **QUICK).fit(X, y)
-    dense = OBDClassifier(prune_rate=0.0, **QUICK).fit(X, y)
+    fitted = OBDClassifier(prune_rate=0.3, step=None, **TRAINED).fit(X, y)
+    dense = OBDClassifier(prune_rate=0.0, **TRAINED).fit(X, y)
     assert same_network(dense, fitted.at(iteration=0), X)
     saliency = np.concatenate([s.ravel() for s in dense.saliencies_.values()])
     alive = np.concatenate([m.ravel() for m in fitted.mask_.values()])
@@ -99,7 +98,7 @@ def test_the_lowest_saliencies_go_and_their_sum_is_the_prediction(iris):
 def test_saliencies_are_half_h_u_squared_by_autograd(iris):
     """The Hessian of the training loss, whole, by torch.func; tanh, so that it is not the GGN."""
     X, y = iris
-    settings = QUICK | {"hidden_layer_sizes": (3,)}
+    settings = TRAINED | {"hidden_layer_sizes": (3,)}
     fitted = OBDClassifier(prune_rate=0.3, activation="tanh", curvature="hessian", **settings).fit(
         X, y
     )
@@ -122,19 +121,19 @@ def test_saliencies_are_half_h_u_squared_by_autograd(iris):
 
 def test_max_loss_increase_keeps_the_last_good_network(iris):
     X, y = iris
-    fitted = OBDClassifier(prune_rate=0.98, max_loss_increase=0.05, **QUICK).fit(X, y)
+    fitted = OBDClassifier(prune_rate=0.98, max_loss_increase=0.05, **TRAINED).fit(X, y)
     losses = [row["loss"] for row in fitted.path_]
     assert max(losses[:-1]) <= losses[0] + 0.05 < losses[-1]
     assert fitted.n_iter_ == fitted.path_.kept == len(losses) - 2
     assert fitted.n_params_ == fitted.path_[-2]["n_params"]
-    free = OBDClassifier(prune_rate=0.98, **QUICK).fit(X, y)
+    free = OBDClassifier(prune_rate=0.98, **TRAINED).fit(X, y)
     assert same_network(fitted, free.at(iteration=fitted.n_iter_), X)
 
 
 def test_early_stopping_keeps_the_smallest_network_near_the_best_score(cancer):
     X, y = cancer
     fitted = OBDClassifier(
-        prune_rate=0.995, early_stopping=True, n_iter_no_change=3, tol=0.01, **QUICK
+        prune_rate=0.995, early_stopping=True, n_iter_no_change=3, tol=0.01, **TRAINED
     ).fit(X[:300], y[:300], X_val=X[300:], y_val=y[300:])
     scores = np.array([row["validation_score"] for row in fitted.path_])
     good = np.flatnonzero(scores >= scores.max() - 0.01)
@@ -147,7 +146,7 @@ def test_early_stopping_keeps_the_smallest_network_near_the_best_score(cancer):
 def test_early_stopping_holds_out_rows_of_its_own(digits):
     X, y = digits
     fitted = OBDClassifier(
-        prune_rate=0.5, early_stopping=True, validation_fraction=0.25, **QUICK
+        prune_rate=0.5, early_stopping=True, validation_fraction=0.25, **TRAINED
     ).fit(X, y)
     scores = [row["validation_score"] * 150 for row in fitted.path_]
     assert scores == pytest.approx(np.round(scores))
@@ -155,21 +154,21 @@ def test_early_stopping_holds_out_rows_of_its_own(digits):
 
 def test_validation_rows_without_early_stopping_are_scored_only(iris):
     X, y = iris
-    fitted = OBDClassifier(prune_rate=0.9, **QUICK).fit(X, y, X_val=X[:30], y_val=y[:30])
-    plain = OBDClassifier(prune_rate=0.9, **QUICK).fit(X, y)
+    fitted = OBDClassifier(prune_rate=0.9, **TRAINED).fit(X, y, X_val=X[:30], y_val=y[:30])
+    plain = OBDClassifier(prune_rate=0.9, **TRAINED).fit(X, y)
     assert same_network(fitted, plain, X)
     assert fitted.path_[-1]["validation_score"] == fitted.score(X[:30], y[:30])
 
 
 def test_scoring_is_what_the_path_scores(diabetes):
     X, y = diabetes
-    fitted = OBDRegressor(scoring="neg_mean_absolute_error", **QUICK).fit(X, y)
+    fitted = OBDRegressor(scoring="neg_mean_absolute_error", **TRAINED).fit(X, y)
     assert fitted.path_[-1]["train_score"] == pytest.approx(-np.abs(fitted.predict(X) - y).mean())
 
 
 def test_warm_start_goes_on_and_rates_refer_to_the_original_count(iris):
     X, y = iris
-    fitted = OBDClassifier(prune_rate=0.5, warm_start=True, **QUICK).fit(X, y)
+    fitted = OBDClassifier(prune_rate=0.5, warm_start=True, **TRAINED).fit(X, y)
     n = fitted.n_params_
     rows = len(fitted.path_)
     mask = {k: m.copy() for k, m in fitted.mask_.items()}
@@ -193,7 +192,7 @@ def test_warm_start_goes_on_and_rates_refer_to_the_original_count(iris):
 @pytest.mark.parametrize("saliency", ["obd", "random"])
 def test_warm_start_from_a_row_of_the_grid_is_the_undisturbed_run(saliency, iris):
     X, y = iris
-    settings = QUICK | {"saliency": saliency}
+    settings = TRAINED | {"saliency": saliency}
     straight = OBDClassifier(prune_rate=0.9, **settings).fit(X, y)
     stop = straight.path_[3]
     part = OBDClassifier(prune_rate=int(straight.path_.n_prunable - stop["n_params"]), **settings)
@@ -207,14 +206,14 @@ def test_warm_start_from_a_row_of_the_grid_is_the_undisturbed_run(saliency, iris
 @pytest.mark.parametrize("saliency", ["obd", "taylor"])
 def test_every_curvature_prunes_and_keeps_predicting(curvature, saliency, cancer):
     fitted = OBDClassifier(
-        prune_rate=0.8, curvature=curvature, saliency=saliency, activation="tanh", **QUICK
+        prune_rate=0.8, curvature=curvature, saliency=saliency, activation="tanh", **TRAINED
     ).fit(*cancer)
     assert fitted.score(*cancer) > 0.95
 
 
 def test_deletion_saliency_is_the_loss_really_evaluated(iris):
     X, y = iris
-    settings = QUICK | {"hidden_layer_sizes": (3,)}
+    settings = TRAINED | {"hidden_layer_sizes": (3,)}
     fitted = OBDClassifier(prune_rate=0.4, saliency="deletion", step=None, **settings).fit(X, y)
     assert fitted.path_[1]["predicted_increase"] < fitted.path_[1]["actual_increase"] + 1
     module, target = fitted.net_.module_, torch.tensor(y)
@@ -235,8 +234,8 @@ def test_a_callable_saliency_decides(iris):
         return {k: -u.abs() for k, u in parameters.items()}
 
     X, y = iris
-    dense = OBDClassifier(prune_rate=0, **QUICK).fit(X, y)
-    fitted = OBDClassifier(prune_rate=5, step=None, saliency=largest_first, **QUICK).fit(X, y)
+    dense = OBDClassifier(prune_rate=0, **TRAINED).fit(X, y)
+    fitted = OBDClassifier(prune_rate=5, step=None, saliency=largest_first, **TRAINED).fit(X, y)
     size = np.concatenate(
         [p.detach().abs().numpy().ravel() for p in dense.net_.module_.parameters()]
     )
@@ -251,22 +250,24 @@ def test_negative_saliencies_go_first(iris):
         found["output.bias"][1] = -5.0
         return found
 
-    fitted = OBDClassifier(prune_rate=1, saliency=signed, **QUICK).fit(*iris)
+    fitted = OBDClassifier(prune_rate=1, saliency=signed, **TRAINED).fit(*iris)
     assert not fitted.mask_["output.bias"][1]
 
 
 def test_one_at_a_time_and_all_at_once(iris):
-    one = OBDClassifier(prune_rate=4, step=1, **QUICK).fit(*iris)
+    one = OBDClassifier(prune_rate=4, step=1, **TRAINED).fit(*iris)
     assert [row["n_deleted"] for row in one.path_] == [0, 1, 1, 1, 1]
-    once = OBDClassifier(prune_rate=0.5, step=None, **QUICK).fit(*iris)
+    once = OBDClassifier(prune_rate=0.5, step=None, **TRAINED).fit(*iris)
     assert once.n_iter_ == 1
-    dense = OBDClassifier(prune_rate=0, **QUICK).fit(*iris)
+    dense = OBDClassifier(prune_rate=0, **TRAINED).fit(*iris)
     assert dense.n_iter_ == 0
     assert all(mask.all() for mask in dense.mask_.values())
 
 
 def test_no_retraining_is_allowed(iris):
-    fitted = OBDClassifier(prune_rate=0.5, step=None, **(QUICK | {"retrain_epochs": 0})).fit(*iris)
+    fitted = OBDClassifier(prune_rate=0.5, step=None, **(TRAINED | {"retrain_epochs": 0})).fit(
+        *iris
+    )
     dense = fitted.at(iteration=0)
     for name, p in fitted.net_.module_.named_parameters():
         q = dict(dense.net_.module_.named_parameters())[name]
@@ -274,7 +275,7 @@ def test_no_retraining_is_allowed(iris):
 
 
 def test_prunable_limits_what_is_deleted(iris):
-    fitted = OBDClassifier(prune_rate=0.9, prunable=r"weight$", **QUICK).fit(*iris)
+    fitted = OBDClassifier(prune_rate=0.9, prunable=r"weight$", **TRAINED).fit(*iris)
     assert fitted.mask_["hidden0.bias"].all()
     assert fitted.mask_["output.bias"].all()
     n = fitted.mask_["hidden0.weight"].size + fitted.mask_["output.weight"].size
@@ -284,7 +285,7 @@ def test_prunable_limits_what_is_deleted(iris):
 
 
 def test_ranking_is_that_of_rfe(iris):
-    fitted = OBDClassifier(prune_rate=0.9, **QUICK).fit(*iris)
+    fitted = OBDClassifier(prune_rate=0.9, **TRAINED).fit(*iris)
     for name, ranking in fitted.ranking_.items():
         np.testing.assert_array_equal(ranking == 1, fitted.mask_[name])
         first = fitted.at(iteration=1)
@@ -292,7 +293,7 @@ def test_ranking_is_that_of_rfe(iris):
 
 
 def test_support_and_importances_are_of_the_inputs(cancer):
-    fitted = OBDClassifier(prune_rate=0.97, **QUICK).fit(*cancer)
+    fitted = OBDClassifier(prune_rate=0.97, **TRAINED).fit(*cancer)
     read = fitted.mask_["hidden0.weight"].any(axis=0)
     np.testing.assert_array_equal(fitted.support_, read)
     assert 0 < read.sum() < 30
@@ -303,8 +304,8 @@ def test_support_and_importances_are_of_the_inputs(cancer):
 
 
 def test_keep_path_last_keeps_one_network(iris):
-    fitted = OBDClassifier(prune_rate=0.9, keep_path="last", **QUICK).fit(*iris)
-    everything = OBDClassifier(prune_rate=0.9, **QUICK).fit(*iris)
+    fitted = OBDClassifier(prune_rate=0.9, keep_path="last", **TRAINED).fit(*iris)
+    everything = OBDClassifier(prune_rate=0.9, **TRAINED).fit(*iris)
     assert same_network(fitted, everything, iris[0])
     assert list(fitted.path_.networks) == [fitted.n_iter_]
     with pytest.raises(ValueError, match="keep_path='all'"):
@@ -312,7 +313,7 @@ def test_keep_path_last_keeps_one_network(iris):
 
 
 def test_histories_of_all_rounds_are_joined(iris):
-    fitted = OBDClassifier(prune_rate=0.5, **QUICK).fit(*iris)
+    fitted = OBDClassifier(prune_rate=0.5, **TRAINED).fit(*iris)
     epochs = [row["n_epochs"] for row in fitted.path_]
     history = fitted.net_.history
     assert len(history) == sum(epochs)
@@ -359,7 +360,7 @@ def test_recomputing_within_a_step_is_small_steps_without_training(iris):
 
 def test_a_trust_region_follows_its_rule_to_the_same_end(iris):
     X, y = iris
-    fitted = OBDClassifier(prune_rate=0.9, step=0.05, trust_region=0.1, **QUICK).fit(X, y)
+    fitted = OBDClassifier(prune_rate=0.9, step=0.05, trust_region=0.1, **TRAINED).fit(X, y)
     path = fitted.path_
     for i in range(1, len(path)):
         before = path.rows[:i]

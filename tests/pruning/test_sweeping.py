@@ -11,8 +11,9 @@ from sk_obd import OBDClassifier, OBDRegressor, obd_path
 from sk_obd.compact import dead_parameters
 from sk_obd.pruning.path import INCREMENTS
 from sk_obd.pruning.schedule import schedule
-from tests.library.nets import SmallConv, classifier_net, regressor_net
-from tests.library.networks import Branching
+from tests.library.marks import slow_but
+from tests.library.modules import Branching, SmallConv
+from tests.library.nets import classifier_net, regressor_net
 
 QUICK = {"hidden_layer_sizes": (8, 6), "max_epochs": 40, "retrain_epochs": 4, "random_state": 0}
 #: One deletion, and nothing after it: what sweeping itself does can be seen.
@@ -62,7 +63,7 @@ def test_exactly_the_weights_on_no_way_from_x_to_the_output_go(rate, digits):
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic", "gelu"])
-@pytest.mark.parametrize("rate", [0.7, 0.9, 0.97])
+@pytest.mark.parametrize("rate", slow_but([0.9], [0.7, 0.9, 0.97]))
 def test_sweeping_is_free_and_the_row_tells_of_the_deletion_alone(activation, rate, cancer):
     X, y = cancer
     plain, swept = pair(OBDClassifier, prune_rate=rate, activation=activation, **ONCE)
@@ -132,6 +133,7 @@ def test_rows_masks_and_ranks_count_what_was_swept(settings, cancer):
     assert nothing_is_dead(clf, X)
 
 
+@pytest.mark.slow
 def test_the_rate_is_reached_and_totals_that_were_passed_are_left_out(cancer):
     X, y = cancer
     clf = OBDClassifier(prune_rate=0.97, step=0.03, sweep=True, **QUICK).fit(X, y)
@@ -186,6 +188,7 @@ def test_what_may_not_be_deleted_is_not_swept(cancer):
     assert nothing_is_dead(clf, X)
 
 
+@pytest.mark.slow
 def test_a_convolution_with_batch_norm_is_swept(digits):
     X, y = digits
     X = X.reshape(-1, 1, 8, 8).astype(np.float32)
@@ -234,6 +237,7 @@ def test_the_stop_rule_keeps_the_last_good_network(cancer):
     assert nothing_is_dead(clf, X)
 
 
+@pytest.mark.slow
 def test_warm_start_goes_on_as_the_undisturbed_run(cancer):
     X, y = cancer
     settings = QUICK | {"sweep": True, "step": 0.1, "warm_start": True}
@@ -249,6 +253,7 @@ def test_warm_start_goes_on_as_the_undisturbed_run(cancer):
     np.testing.assert_array_equal(part.predict_proba(X), straight.predict_proba(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"sweep": True}, {"granularity": "unit"}])
 def test_warm_start_may_ask_again_for_the_rate_that_was_exceeded(settings, cancer):
     X, y = cancer
@@ -279,7 +284,7 @@ class Untrained(Callback):
 def test_a_network_that_cannot_be_followed_is_refused_before_it_is_trained(digits):
     X, y = digits
     three = y < 3
-    net = classifier_net(Branching, callbacks=[Untrained()])
+    net = classifier_net(Branching, module__n_in=9, callbacks=[Untrained()])
     with pytest.raises(ValueError, match=r"sweep=True cannot follow.*Branching.*cannot trace.*or"):
         OBDClassifier(net, sweep=True).fit(X[three, :9], y[three])
 

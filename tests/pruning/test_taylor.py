@@ -10,7 +10,8 @@ from sk_obd import OBDClassifier, TaylorTerms, taylor_terms
 from sk_obd.training.masks import all_alive
 from sk_obd.training.objective import Objective
 from tests.library.cases import BY_NAME, OnceSquare
-from tests.library.nets import SmallConv, TwoLayers, classifier_net
+from tests.library.modules import SmallConv, TwoLayers
+from tests.library.nets import classifier_net
 
 N = 12
 
@@ -283,6 +284,7 @@ def test_a_loss_that_cannot_be_differentiated_twice_is_still_pruned(iris):
     assert np.isnan([row["off_diagonal"], row["higher_order"]]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", [{"weight_decay": 1e-2}, {"max_epochs": 15}])
 def test_the_gradients_term_mends_what_a_penalty_or_an_early_stop_does(digits, reason):
     """There the loss is not at a minimum of its own; "taylor" predicts with that term."""

@@ -12,16 +12,12 @@ from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.training.nets import monitors_validation
+from tests.library.marks import slow_but
+from tests.library.modules import Lazy, SmallConv, SoftmaxTop, Squeezed, TwoLayers, TwoOutputs
 from tests.library.nets import (
-    Lazy,
     PenalisedNet,
     SizedByData,
-    SmallConv,
-    SoftmaxTop,
-    Squeezed,
     TupleNet,
-    TwoLayers,
-    TwoOutputs,
     binary_net,
     classifier_net,
     regressor_net,
@@ -61,7 +57,10 @@ CLASSIFIERS = {
 }
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name",
+    slow_but(["module class", "module instance", "lazy layers", "sized by skorch"], CLASSIFIERS),
+)
 def test_any_classifiers_net_is_trained_pruned_and_predicts(name, iris):
     X, y = iris
     labels = np.array(["setosa", "versicolor", "virginica"])[y]
@@ -76,6 +75,7 @@ def test_any_classifiers_net_is_trained_pruned_and_predicts(name, iris):
     np.testing.assert_allclose(fitted.predict_log_proba(X), np.log(proba))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [TwoLayers, Squeezed])
 @pytest.mark.parametrize("threshold", [0.5, 0.9])
 def test_a_binary_net_keeps_its_threshold(module, threshold, cancer):
@@ -106,6 +106,7 @@ def test_several_targets(diabetes):
         assert fitted.score(X, Y) > 0.4
 
 
+@pytest.mark.slow
 def test_csr_input_gives_what_dense_input_gives(digits):
     X, y = digits
     dense = OBDClassifier(max_epochs=10, **QUICK).fit(X, y)
@@ -117,6 +118,7 @@ def test_csr_input_gives_what_dense_input_gives(digits):
         np.testing.assert_array_equal(mask, dense.mask_[name])
 
 
+@pytest.mark.slow
 def test_images_for_a_convolutional_net(digits):
     X, y = digits
     images = X.reshape(-1, 1, 8, 8)

@@ -8,7 +8,8 @@ from torch import nn
 
 from sk_obd.training.nets import start
 from sk_obd.training.objective import Objective
-from tests.library.nets import TwoOutputs, binary_net, classifier_net, regressor_net
+from tests.library.modules import TwoOutputs
+from tests.library.nets import binary_net, classifier_net, regressor_net
 
 
 def objective(rng, *, net=None, weights=None, batch_size=4096, csr=False, dtype=torch.float64):

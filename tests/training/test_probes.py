@@ -7,7 +7,8 @@ from torch import nn
 
 from sk_obd.training.nets import start
 from sk_obd.training.probes import RowsSeen, probe, try_net
-from tests.library.nets import SmallConv, TwoLayers, TwoOutputs, classifier_net
+from tests.library.modules import Residual, SmallConv, Twice, TwoLayers, TwoOutputs, mlp
+from tests.library.nets import classifier_net
 
 
 class Skip(nn.Module):
@@ -70,39 +71,27 @@ def test_the_layers_that_read_x_are_found_or_nothing_is_claimed(module, shape, r
     assert module.training
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
-
-    def forward(self, X):
-        h = torch.relu(self.a(X))
-        return self.c(h + torch.relu(self.b(h)))
-
-
 class TwoHeads(Residual):
-    def forward(self, X):
-        h = torch.relu(self.a(X))
-        return self.c(h), self.b(h)
+    """Two layers give a part of the output each."""
 
-
-class Twice(Residual):
     def forward(self, X):
-        return self.c(torch.relu(self.b(torch.relu(self.a(torch.relu(self.a(X)))))))
+        h = torch.relu(self.one(X))
+        return self.top(h), self.two(h)
 
 
 @pytest.mark.parametrize(
     ("module", "inner"),
     [
-        (Residual(), "ab"),
-        (TwoHeads(), "ab"),
-        (Twice(), "b"),
-        (nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), ""),
+        (Residual(torch.relu), ["one", "two"]),
+        (TwoHeads(), ["one", "two"]),
+        (mlp(4, 4, 3), ["0"]),
+        (nn.Sequential(Twice(torch.relu, 4, 4), nn.ReLU(), nn.Linear(4, 3)), ["0.top"]),
+        (nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), []),
     ],
 )
 def test_layers_that_give_the_output_or_are_used_twice_are_spared(module, inner):
     found = probe(module, torch.rand(2, 4)).inner_layers
-    assert found == [getattr(module, name) for name in inner]
+    assert found == [module.get_submodule(name) for name in inner]
 
 
 def test_the_output_is_that_of_eval_mode_and_the_module_stays_as_it_was():

@@ -20,14 +20,9 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.training.nets import start
 from sk_obd.training.rounds import train_round
-from tests.library.nets import (
-    OwnLossNet,
-    PenalisedNet,
-    SmallConv,
-    TwoLayers,
-    classifier_net,
-    regressor_net,
-)
+from tests.library.marks import slow_but
+from tests.library.modules import SmallConv, TwoLayers
+from tests.library.nets import OwnLossNet, PenalisedNet, classifier_net, regressor_net
 
 OPTIMISERS = {
     "sgd with momentum": {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9, "lr": 0.05},
@@ -81,7 +76,7 @@ def check_deleted_are_zero(fitted, X):
     np.testing.assert_allclose(fitted.predict_proba(X), forward_by_hand(fitted, X), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", slow_but(["sgd with momentum", "adam"], OPTIMISERS))
 def test_deleted_parameters_stay_zero_under_every_optimiser(name, iris):
     net = classifier_net(module__dtype=torch.float64, **OPTIMISERS[name])
     fitted = OBDClassifier(net, prune_rate=0.7, retrain_epochs=4, random_state=0).fit(*iris)

@@ -9,7 +9,8 @@ from torch import nn
 from sk_obd.curvature import METHODS, diagonal
 from sk_obd.curvature.losses.registry import loss_of
 from tests.curvature.comparison import error
-from tests.library.cases import BY_NAME, mlp
+from tests.library.cases import BY_NAME
+from tests.library.modules import mlp, tanh_mlp
 
 
 def test_rows_take_double_outputs_with_single_weights():
@@ -29,7 +30,7 @@ def test_probabilities_carry_skorchs_eps_in_the_rows_alone():
 
 @pytest.mark.parametrize("outputs", [None, "proba"])
 def test_outputs_that_are_no_probabilities_are_refused(outputs):
-    module, X = mlp(2, 3, 2), torch.randn(3, 2)
+    module, X = tanh_mlp(2, 3, 2), torch.randn(3, 2)
     with pytest.raises(ValueError, match="not to 1"):
         diagonal(module, nn.NLLLoss(), X, torch.tensor([0, 1, 0]), outputs=outputs)
 
@@ -38,7 +39,7 @@ def test_outputs_that_are_no_probabilities_are_refused(outputs):
 @pytest.mark.parametrize("top", ["logits", "proba"])
 def test_a_class_near_probability_one_keeps_its_small_curvature(method, top):
     torch.manual_seed(0)
-    module = mlp(4, 5, 4, 3, act=nn.ReLU, top=[nn.Softmax(1)] if top == "proba" else ())
+    module = mlp(4, 5, 4, 3, activation=nn.ReLU, top=[nn.Softmax(1)] if top == "proba" else ())
     module[4].bias.data[1] = 25.0
     criterion = nn.NLLLoss() if top == "proba" else nn.CrossEntropyLoss()
     X, y = torch.randn(6, 4), torch.ones(6, dtype=torch.long)

@@ -49,7 +49,7 @@ def test_recursion_lm_is_never_negative_and_drops_the_bends():
         ("mse behind softmax", "mixes units"),
         ("overlapping windows", "mixes units"),
         ("dilated windows", "mixes units"),
-        ("tied autoencoder", "'bias' of Tied"),
+        ("tied autoencoder", "'bias' of TiedAutoencoder"),
     ],
 )
 @pytest.mark.parametrize("method", ["recursion", "recursion-lm"])
