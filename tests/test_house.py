@@ -102,7 +102,7 @@ def test_no_function_takes_more_than_five_positional_arguments():
     The functions that stand for torch's operations are called as torch's programs call these.
     """
     for file in MODULES:
-        if file.parent.name == "export" and file.name.startswith("operations"):
+        if file.parent.name == "export" and file.name.endswith("operations.py"):
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef | ast.Lambda):

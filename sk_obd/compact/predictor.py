@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 
+from ..curvature.hooks import first_output
 from ..training.batches import take_rows
 from ..training.isolation import one_thread
 from ..training.nets import PREDICTION_ROWS
@@ -102,8 +103,7 @@ class FastPredictor:
 
     @torch.inference_mode()
     def _block(self, module, X):
-        output = module(X)
-        output = output[0] if isinstance(output, tuple) else output
+        output = first_output(module(X))
         output = output.reshape(-1) if self.binary else output
         # A CSR layer leaves rows side by side; what comes after is quicker when they are in order.
         return self._nonlinearity(output.contiguous()).numpy()

@@ -101,7 +101,18 @@ class CompactReport:
     def unchanged(
         cls, module: nn.Module, masks: dict[str, torch.Tensor], why: str
     ) -> CompactReport:
-        """The report on a network that was left as it is, every layer for the same reason."""
+        """Report on a network that was left as it is, every layer for the same reason.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+        masks : dict of bool tensors
+        why : str
+
+        Returns
+        -------
+        CompactReport
+        """
         return cls.of(module, masks, module, masks, dict.fromkeys(_layers(module), why))
 
     def to_frame(self) -> pd.DataFrame:

@@ -35,9 +35,25 @@ class SelectColumns(nn.Module):
         self.register_buffer("index", index)
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Select the columns.
+
+        Parameters
+        ----------
+        X : tensor of shape (n_rows, n_columns)
+
+        Returns
+        -------
+        tensor of shape (n_rows, len(index))
+        """
         return X.index_select(1, self.index)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
+        """Say in a module's repr how many columns there are.
+
+        Returns
+        -------
+        str
+        """
         return f"{len(self.index)} columns"
 
 

@@ -13,6 +13,8 @@ import torch
 from scipy import sparse
 from torch import nn
 
+from ..curvature.hooks import first_input, hooked
+
 
 class SparseLinear(nn.Module):
     """A Linear layer for prediction that stores and multiplies only weights that are not 0.
@@ -69,20 +71,17 @@ def with_sparse(module: nn.Module, names: Collection[str]) -> nn.Module:
 @torch.inference_mode()
 def linear_inputs(module: nn.Module, X: torch.Tensor) -> dict[str, torch.Tensor]:
     """The input of each Linear layer of `module` for X, by name, where it is a matrix."""
-    found, handles = {}, []
-    for name, layer in module.named_modules():
-        if name and type(layer) is nn.Linear:
+    layers = [m for name, m in module.named_modules() if name and type(m) is nn.Linear]
+    names = {layer: name for name, layer in module.named_modules()}
+    found = {}
 
-            def note(layer, args, output, name=name):
-                if args[0].ndim == 2:
-                    found[name] = args[0].clone()
+    def note(layer, args, kwargs, output):
+        read = first_input(args, kwargs)
+        if read.ndim == 2:
+            found[names[layer]] = read.clone()
 
-            handles.append(layer.register_forward_hook(note))
-    try:
+    with hooked(layers, note):
         module(X)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -1,5 +1,7 @@
-"""What every public function does around its own work: arguments checked, the module put into eval
-mode and back, rows taken in batches and added up.
+"""What every public function does around its own work.
+
+Arguments are checked, the module is put into eval mode and back, rows are taken in batches and
+added up.
 """
 
 from __future__ import annotations

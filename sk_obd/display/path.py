@@ -192,27 +192,28 @@ class PathDisplay:
         prefix = "" if name is None else f"{name}, "
         line_kw = {"lw": 1.6, "ms": 4} | (line_kw or {})
 
-        def draw(axes, key, x, y, marker, color, zorder):
-            marker = marker if len(x) <= 40 else ""
-            style = {"marker": marker, "color": color, "zorder": zorder, "label": prefix + key}
+        def draw(axes, key, x, y, **style):
+            style |= {"label": prefix + key, "marker": style["marker"] if len(x) <= 40 else ""}
             (self.lines_[key],) = axes.plot(x, y, **(style | line_kw))
 
-        draw(self.ax_, "training", self.n_params, self.train_score, "o", BLUE, 3)
+        draw(
+            self.ax_, "training", self.n_params, self.train_score, marker="o", color=BLUE, zorder=3
+        )
         main, color = self.train_score, BLUE
         if np.isfinite(self.validation_score).any():
             main, color = self.validation_score, ORANGE
-            draw(self.ax_, "validation", self.n_params, main, "s", color, 4)
+            draw(self.ax_, "validation", self.n_params, main, marker="s", color=color, zorder=4)
         if self.cv_results is not None:
             sizes, main = (np.asarray(self.cv_results[k]) for k in ("n_params", "mean_test_score"))
             spread, color = np.asarray(self.cv_results["std_test_score"]), PLUM
-            draw(self.ax_, "cross-validation", sizes, main, "D", color, 5)
+            draw(self.ax_, "cross-validation", sizes, main, marker="D", color=color, zorder=5)
             style = {"color": self.lines_["cross-validation"].get_color(), "alpha": 0.25, "lw": 0}
             self.fill_between_ = self.ax_.fill_between(
                 sizes, main - spread, main + spread, **(style | (fill_between_kw or {}))
             )
         dotted = {"color": line_kw.get("color", color), "lw": 1, "ls": ":", "zorder": 1}
         self.dense_line_ = self.ax_.axhline(main[0], **dotted, label=f"{prefix}dense")
-        draw(below, "loss", self.n_params, self.loss, "o", BLUE, 3)
+        draw(below, "loss", self.n_params, self.loss, marker="o", color=BLUE, zorder=3)
 
         kept = self.n_params[self.kept]
         for axes in self.axes_:

@@ -18,9 +18,8 @@ from skorch import NeuralNet
 from ..pruning.cache import IterationCache, key_of
 from ..pruning.groups import groups_of
 from ..pruning.path import PruningPath
-from ..pruning.recipe import Recipe, Run, count_iterations, prune
+from ..pruning.recipe import Recipe, Run, check_sweepable, count_iterations, prune
 from ..pruning.schedule import target_total
-from ..pruning.sweeping import check_sweepable
 from ..training.isolation import Purpose, isolated_generators, one_thread, seed_generators
 from ..training.masks import prunable_names
 from ..training.mlp import default_net
@@ -42,6 +41,14 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
 
     def set_params(self, **params) -> Self:
         """Set parameters; those named ``net__...`` reach the skorch net.
+
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self
 
         Raises
         ------

@@ -219,7 +219,7 @@ class BaseOBDCV(BaseOBD):
             return check_scoring(self, scoring=self.scoring)
         scorer = get_scorer(self._targets_class.scorer)
         if sklearn.get_config()["enable_metadata_routing"]:
-            # There is no scorer of the user's to request the weights.
+            # The user gave no scorer that could request the weights.
             scorer.set_score_request(sample_weight=True)
         return scorer
 

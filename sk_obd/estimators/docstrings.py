@@ -7,10 +7,11 @@ PARAMETERS = {
     "net": """
     net : skorch.NeuralNet, default=None
         The network and how it is trained. It is copied: your object is never trained or changed.
-        An initialised net, or one with an instantiated module, starts from its weights;
-        ``net__max_epochs=0`` then skips the dense training, so a trained network is pruned. Its
-        own parameters are reached by ``net__lr``, ``net__module__hidden``, ... None: a
-        multilayer perceptron made from the parameters marked (default net) below.""",
+        An initialised net, or one with an instantiated module, starts from its weights; if its
+        ``max_epochs`` is 0, dense training is skipped and the trained network is pruned. In
+        ``set_params`` and in grids its own parameters are ``net__max_epochs``, ``net__lr``,
+        ``net__module__hidden``, ... None: a multilayer perceptron made from the parameters
+        marked (default net) below.""",
     "prune_rate": """
     prune_rate : float in [0, 1) or int, default=0.5
         Share of the prunable parameters deleted in the end, ``round(prune_rate * n)``; an int
@@ -37,7 +38,7 @@ PARAMETERS = {
         and its bias, so that the network left is dense; the last layer is not pruned. "input":
         the weights that read a column of X, where X enters Linear layers. In the order of the
         summed saliency per parameter. Rates refer to the parameters in such groups and are
-        rounded to whole ones, so sizes depend on the data.""",
+        rounded to whole ones; sizes depend on the data.""",
     "sweep": """
     sweep : bool, default=False
         Whether parameters that no longer matter go too, right after each deletion: those of units
@@ -47,7 +48,7 @@ PARAMETERS = {
         prunable parameters go; a constant other than 0 stays where no living bias can take it
         over. They count as deleted: `prune_rate` is reached or exceeded, steps that the sweep has
         passed are left out, and sizes depend on the data. `predicted_increase` and
-        `actual_increase` are of the deletion alone. ValueError for a module that ``torch.fx``
+        `actual_increase` are only of the deletion. ValueError for a module that ``torch.fx``
         cannot trace.""",
     "saliency": """
     saliency : str or callable, default="obd"
@@ -84,7 +85,7 @@ PARAMETERS = {
         `n_iter_no_change` iterations; the smallest network within `tol` of the best is kept.""",
     "n_iter_no_change": """
     n_iter_no_change : int, default=5
-        So many iterations in a row below the best end the path (with early stopping).""",
+        After so many iterations below the best score, early stopping ends the path.""",
     "tol": """
     tol : float, default=1e-3
         In the units of the score.""",

@@ -36,7 +36,8 @@ class FitObserver:
         self.scored = scored
         self.name = type(estimator).__name__ if estimator.verbose else None
         self.scorer = check_scoring(draft, scoring=estimator.scoring)
-        self.tasks = FitTasks(estimator, n_iterations, self.learnt, *scored["train"])
+        X, y, metadata = scored["train"]
+        self.tasks = FitTasks(estimator, n_iterations, self.learnt, X=X, y=y, metadata=metadata)
 
     def begin_iteration(self):
         """Tell the callbacks."""
@@ -94,7 +95,7 @@ class FitTasks:
         Given to callbacks that ask for them.
     """
 
-    def __init__(self, estimator, n_iterations, fitted_attributes, X, y, metadata):
+    def __init__(self, estimator, n_iterations, fitted_attributes, *, X, y, metadata):
         self.data = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self.fitted_attributes = fitted_attributes
         self.fit = estimator._init_callback_context(max_subtasks=n_iterations)

@@ -21,7 +21,7 @@ def passes_unchanged(X, estimator):
         and X.size > 0
         and X.shape[1] == estimator.n_features_in_
         and not hasattr(estimator, "feature_names_in_")
-        # Not finite too where finite numbers overflow: then validation decides.
+        # Finite numbers may overflow in the sum; such an X simply takes the slow, full validation.
         and math.isfinite(X.sum())
     )
 
@@ -42,7 +42,7 @@ def check_weights(sample_weight, n_rows):
     Raises
     ------
     ValueError
-        If they are not one finite number >= 0 a row, some of them > 0.
+        If they are not one finite number >= 0 per row, some of them > 0.
     """
     if sample_weight is None:
         return None

@@ -29,7 +29,7 @@ def digest(*values):
     ----------
     *values : object
         Numbers, text, arrays, tensors, containers of them; classes and functions, with all code
-        of the user's that theirs names (of installed packages, the version); objects whose
+        of the user that theirs names (of installed packages, the version); objects whose
         attributes are such values.
 
     Returns
@@ -129,7 +129,7 @@ class Walk:
     # -- code ------------------------------------------------------------------------------------
 
     def defined(self, value):
-        """Note where code comes from; whether it is the user's, to be looked into."""
+        """Note where code comes from; return whether it is the user's own, to be looked into."""
         self.text(value.__module__, value.__qualname__)
         version = version_of(value.__module__)
         self.text(version)
@@ -179,7 +179,7 @@ class Walk:
                 self.add(constant)
 
     def module(self, value, used=()):
-        """A module; of one of the user's, what the code may take from it."""
+        """Add a module: its version, or of a module of the user what the code may take from it."""
         version = version_of(value.__name__)
         self.text(value.__name__, version)
         if version is None:
@@ -199,7 +199,7 @@ def distributions():
 
 
 def version_of(module_name):
-    """What stands for the code of an installed module; None for one of the user's."""
+    """What stands for the code of an installed module; None for a module of the user."""
     top = (module_name or "builtins").partition(".")[0]
     if top in sys.stdlib_module_names and top != "__main__":
         return sys.version

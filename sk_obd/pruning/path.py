@@ -62,18 +62,25 @@ class PruningPath:
     fit_time             seconds (in the run that computed it, where it comes from a cache)
     ==================== =====================================================================
 
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Whose parameters the path is about.
+    prunable : list of str
+        Names of the parameters that may be deleted.
+    groups : dict of int64 tensors, default=None
+        Which of them go together; None: each on its own.
+    keep : {"all", "last"}, default="all"
+        Which networks of the path are kept.
+
     Attributes
     ----------
     rows : list of dict
         The rows, as ``path[i]`` gives them.
     kept : int
         Row of the network that the estimator holds (not the last where a stop rule went on).
-    keep : {"all", "last"}
-        Which networks of the path are kept.
-    prunable : list of str
-        Names of the parameters that may be deleted.
     n_prunable : int
-        How many parameters these are.
+        How many parameters may be deleted.
     history : list of dict
         skorch's records of all epochs, each with its ``iteration``, the row of the path.
 
@@ -122,12 +129,32 @@ class PruningPath:
         return self.n_deleted - (numbers[-1] if numbers else 0)
 
     def masks(self, row: int | None = None) -> dict[str, torch.Tensor]:
-        """Masks at a row (default: the last), True = alive."""
+        """Masks at a row of the path.
+
+        Parameters
+        ----------
+        row : int, default=None
+            None: the last.
+
+        Returns
+        -------
+        dict of bool tensors
+            By name, an entry for every parameter: True where alive.
+        """
         row = len(self.rows) if row is None else range(len(self.rows))[row]
         return {name: (at == 0) | (at > row) for name, at in self.deleted_at.items()}
 
     def append(self, found, row, *, kept=True):
-        """Add an :class:`Iteration` as a row; `kept`: the estimator would hold its network."""
+        """Add an iteration as a row.
+
+        Parameters
+        ----------
+        found : Iteration
+        row : dict
+            What was measured, with the scores.
+        kept : bool, default=True
+            Whether the estimator would hold its network.
+        """
         i = len(self.rows)
         for name, chosen in found.gone.items():
             self.deleted_at[name][chosen.cpu()] = i
@@ -141,31 +168,62 @@ class PruningPath:
             self.networks[i] = found.network
 
     def saliencies(self) -> dict[str, torch.Tensor] | None:
-        """Saliencies of the network kept, 0 where deleted; None where they are not known."""
+        """Saliencies of the network kept.
+
+        Returns
+        -------
+        dict of tensors or None
+            By name, 0 where deleted; None where they are not known.
+        """
         if self.saliency is None:
             return None
         masks = self.masks(self.kept)
         return {name: spread(alive, masks[name]) for name, alive in self.saliency.items()}
 
     def ranking(self) -> dict[str, torch.Tensor]:
-        """1 = alive at the kept row; larger = deleted earlier (as in scikit-learn's RFE)."""
+        """When each parameter was deleted, as scikit-learn's RFE ranks features.
+
+        Returns
+        -------
+        dict of int tensors
+            By name: 1 where alive at the kept row; the larger, the earlier deleted.
+        """
         return {
             name: torch.where((at == 0) | (at > self.kept), 1, self.kept - at + 2)
             for name, at in self.deleted_at.items()
         }
 
     def move_into(self, module):
-        """Put the kept network into `module`, which is the path's own from then on."""
+        """Put the kept network into a module, which is the path's own from then on.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+        """
         self.load(self.kept, module)
         self.module = module
 
     def load(self, row, module):
-        """Put the parameters and buffers of a row's network into `module`, in place."""
+        """Put the parameters and buffers of a row's network into a module, in place.
+
+        Parameters
+        ----------
+        row : int
+        module : torch.nn.Module
+        """
         row = range(len(self.rows))[row]
         self.networks[row].load(module, self.masks(row))
 
     def network(self, row: int) -> torch.nn.Module:
-        """The module with the parameters of a row, a copy in eval mode.
+        """Module with the parameters of a row, a copy in eval mode.
+
+        Parameters
+        ----------
+        row : int
+
+        Returns
+        -------
+        torch.nn.Module
 
         Raises
         ------
@@ -183,7 +241,20 @@ class PruningPath:
         n_params: int | None = None,
         prune_rate: float | None = None,
     ) -> int:
-        """The row asked for: that one, or the smallest network with at least that many parameters.
+        """Find the row of a network that was kept; give one of the three.
+
+        Parameters
+        ----------
+        iteration : int, optional
+            That row; negative numbers count from the end.
+        n_params : int, optional
+            The smallest network with at least so many parameters.
+        prune_rate : float, optional
+            The smallest network of which at most this share is deleted.
+
+        Returns
+        -------
+        int
 
         Raises
         ------
@@ -223,7 +294,17 @@ class PruningPath:
         return fits[-1]
 
     def cut(self, row):
-        """The path up to and with a row, as a new path that shares the networks' tensors."""
+        """Cut the path after a row.
+
+        Parameters
+        ----------
+        row : int
+
+        Returns
+        -------
+        PruningPath
+            A new one, which shares the networks' tensors with this one.
+        """
         new = object.__new__(PruningPath)
         new.prunable, new.n_prunable, new.keep = self.prunable, self.n_prunable, self.keep
         new.module, new.groups = self.module, self.groups
@@ -239,9 +320,25 @@ class PruningPath:
 
     @classmethod
     def restored(cls, module, prunable, *, rows, kept, masks, network):
-        """A path read from a file: its rows, and the snapshot of the kept one with its masks.
+        """Make a path of what a file holds.
 
         Which parameter went when is not in a file: all that are deleted went at the kept row.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+        prunable : list of str
+        rows : list of sequences
+            The cells of each row, in the order of the columns.
+        kept : int
+            The kept row.
+        masks : dict of bool tensors
+            Of the network kept.
+        network : Snapshot
+
+        Returns
+        -------
+        PruningPath
         """
         path = cls(module, prunable)
         path.rows = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
@@ -251,13 +348,28 @@ class PruningPath:
         return path
 
     def without_networks(self):
-        """Only the rows up to the kept one, without networks, masks and saliencies."""
+        """Keep only the rows up to the kept one, without networks, masks and saliencies.
+
+        Returns
+        -------
+        PruningPath
+            A new one.
+        """
         new = self.cut(self.kept)
         new.networks, new.deleted_at, new.saliency = {}, {}, None
         return new
 
     def continued_as(self, fresh):
         """Adopt `fresh`'s module, prunable parameters and `keep`, to continue this path.
+
+        Parameters
+        ----------
+        fresh : PruningPath
+            The path of a fit that would begin anew.
+
+        Returns
+        -------
+        self
 
         Raises
         ------

@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from skorch import NeuralNet
 
-from ..compact import sweep
+from ..compact import check_traceable, sweep
+from ..compact.flow import NotTraced
 from ..training.isolation import Purpose, seed_generators, seed_words
 from ..training.masks import count_alive, without, zero_deleted
 from ..training.objective import Objective
@@ -255,6 +256,30 @@ class Run:
             "negative_curvature": self.assessment.negative_curvature,
         }
         return columns, self.assessment
+
+
+def check_sweepable(module, X):
+    """Raise for a module whose units cannot be followed from X to the output.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    X : tensor of shape (n_rows, ...)
+        A few rows as the module takes them.
+
+    Raises
+    ------
+    ValueError
+        With the reason, and what to do.
+    """
+    try:
+        check_traceable(module, X)
+    except NotTraced as error:
+        raise ValueError(
+            f"sweep=True cannot follow the units of {type(module).__name__} from X to the output: "
+            f"{error}. Write its forward as torch.fx can trace it (one input, no branches on "
+            "values), or set sweep=False."
+        ) from error
 
 
 # -- how far the path goes -----------------------------------------------------------------------

@@ -90,7 +90,7 @@ def lowest(saliency, masks, names, n_delete):
     """Masks of the `n_delete` alive parameters of lowest saliency, over all `names` together.
 
     Negative saliencies are the lowest. Ties go by (name, index): saliencies are compared at 20
-    bits of mantissa, so that two which are equal but for rounding are ties on every machine.
+    bits of mantissa. Two that differ only by rounding are ties, on every machine.
 
     Parameters
     ----------

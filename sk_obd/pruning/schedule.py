@@ -36,7 +36,7 @@ def advance(n_prunable, deleted, step):
 def schedule(n_prunable, prune_rate, step):
     """Totals deleted after each iteration, where no trust region changes the step.
 
-    They depend on counts alone, so all folds of a cross-validation visit the same sizes, and a
+    They depend only on counts: all folds of a cross-validation visit the same sizes, and a
     run to 0.5 those of a run to 0.9 up to its own last.
 
     Parameters

@@ -54,8 +54,8 @@ def seed_generators(seed, purpose, *position):
 def isolated_generators():
     """Restore the torch, numpy and Python generators on leaving.
 
-    The generators are process-wide, so fits that share a process by threads take turns:
-    interleaved, neither would be reproducible.
+    The generators are process-wide. Fits that share a process by threads take turns: interleaved,
+    neither would be reproducible.
     """
     on_gpu = torch.cuda.is_initialized()
     devices = range(torch.cuda.device_count()) if on_gpu else ()

@@ -112,9 +112,9 @@ def zero_deleted(module, masks):
 def held_at_zero(module, optimizers, masks):
     """Keep deleted parameters at exactly zero while `optimizers` train `module`.
 
-    The gradient of a deleted parameter is zeroed before the optimiser sees it, so no direction
-    that an optimiser builds (momentum, a line search) moves it; after every step it is set to
-    zero, so nothing that an optimiser adds (weight decay) stays.
+    The gradient of a deleted parameter is zeroed before the optimiser sees it: no direction that
+    an optimiser builds (momentum, a line search) moves it. After every step it is set to zero:
+    nothing that an optimiser adds (weight decay) stays.
     """
     parameters = dict(module.named_parameters())
     # Products with 0 and 1: several times as fast as masked_fill, and this is every step.

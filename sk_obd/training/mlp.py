@@ -1,4 +1,4 @@
-"""The default network: a multilayer perceptron sized from the data alone."""
+"""The default network: a multilayer perceptron sized only from the data."""
 
 from collections import OrderedDict
 

@@ -193,7 +193,7 @@ class Objective:
 
         if n_rows is not None or isinstance(self.X, torch.Tensor):
             return call(*self._rows(slice(0, n_rows)))
-        # A CSR matrix: these functions take dense rows, so the batches are averaged here.
+        # A CSR matrix: these functions take dense rows; the batches are averaged here.
         total, norm = {}, 0.0
         for batch in self._batches():
             with evaluating(self.whole), torch.no_grad():
@@ -205,7 +205,7 @@ class Objective:
 
     @torch.no_grad()
     def increases(self, name, mask):
-        """Change of E when each alive entry of parameter `name` alone is set to 0, in float64."""
+        """Change of E in float64 when an alive entry of a parameter is set to 0, for each entry."""
         parameter = self.parameters()[name]
         found = torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device)
         before = self.loss()

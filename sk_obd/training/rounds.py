@@ -36,7 +36,7 @@ def train_round(net, X, y, *, epochs, sample_weight=None, masks=None):
     Returns
     -------
     history : list of dict
-        A row an epoch, as skorch records it, without its batches.
+        skorch's record of each epoch, without its batches.
 
     Raises
     ------

@@ -6,10 +6,12 @@ import struct
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import NotFittedError
 
 from sk_obd import OBDClassifier, OBDRegressor
@@ -319,3 +321,22 @@ def test_without_safetensors_the_error_says_what_to_install():
             raise AssertionError
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+# -- files of earlier versions ---------------------------------------------------------------------
+
+FILES = Path(__file__).parent / "files"
+
+
+def test_files_written_before_the_rooms_of_the_package_were_built_still_load():
+    """With the default networks of iris and diabetes, four hidden units, half of them deleted."""
+    expected = np.load(FILES / "predictions.npz")
+    clf = OBDClassifier(hidden_layer_sizes=(4,)).load_params(FILES / "classifier.safetensors")
+    X = load_iris().data[::30]
+    np.testing.assert_allclose(clf.predict_proba(X), expected["classifier"], rtol=1e-12)
+    assert list(clf.classes_) == ["setosa", "versicolor", "virginica"]
+    assert clf.n_params_ == 17
+    reg = OBDRegressor(hidden_layer_sizes=(4,)).load_params(FILES / "regressor.safetensors")
+    X = load_diabetes().data[::100]
+    np.testing.assert_allclose(reg.predict(X), expected["regressor"], rtol=1e-12)
+    assert len(reg.path_) == reg.n_iter_ + 1

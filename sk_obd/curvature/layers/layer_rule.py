@@ -34,7 +34,9 @@ class Rule(ABC, Generic[Layer]):
 
     @abstractmethod
     def pull(self, layer: Layer, x: Tensor, G: Tensor) -> dict[str, Tensor]:
-        """For the input x (n, ...) and columns G (k, n, ...) at the output: the columns
+        """Pull columns from the layer's output back to its parameters.
+
+        From the input x (n, ...) and columns G (k, n, ...) at the output to the columns
         (k, n, *parameter.shape) of the parameters, by local name.
         """
 

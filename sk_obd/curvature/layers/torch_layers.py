@@ -48,8 +48,9 @@ class LinearRule(Rule[nn.Linear]):
 
 
 def windows(layer: _ConvNd, x: Tensor) -> Tensor:
-    """What each output position of a convolution reads of x (m, channels, *positions):
-    (m, groups, channels / groups * kernel, positions).
+    """What each output position of a convolution reads of x (m, channels, *positions).
+
+    The result has shape (m, groups, channels / groups * kernel, positions).
     """
     if isinstance(layer.padding, str):
         total = [
@@ -150,9 +151,7 @@ class ConvTransposeRule(ConvRule):
 
 
 class EmbeddingRule(Rule[nn.Embedding]):
-    """weight (words, d): the columns of a row's positions with the same word are summed, then
-    squared.
-    """
+    """weight (words, d): columns of a row's positions with one word are summed, then squared."""
 
     def pull(self, layer: nn.Embedding, x: Tensor, G: Tensor) -> dict[str, Tensor]:
         k, n = G.shape[:2]

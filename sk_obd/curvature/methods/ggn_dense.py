@@ -50,7 +50,8 @@ def dense_chain_diagonals(
                 block *= top_slope
             for k in range(0, len(block), step):
                 part = None if signs is None else signs[k : k + step]
-                carry(problem, chain, block[k : k + step], part, last, first, at_input)
+                columns = block[k : k + step]
+                carry(problem, chain, columns, part, at=last, first=first, at_input=at_input)
     if residuals is None:
         residuals = [None] * len(links)
     for i in range(last, first, -1):
@@ -67,7 +68,7 @@ def dense_chain_diagonals(
                     if slope is None
                     else torch.mul(rows.unsqueeze(1), slope, out=S)
                 )
-                carry(problem, chain, S, weights, i - 1, first, at_input)
+                carry(problem, chain, S, weights, at=i - 1, first=first, at_input=at_input)
     return {i: at_output(D, links[i], residuals[i]) for i, D in at_input.items()}
 
 
@@ -89,6 +90,7 @@ def carry(
     chain: DenseChain,
     S: Tensor,
     weights: Tensor | None,
+    *,
     at: int,
     first: int,
     at_input: dict[int, Tensor],

@@ -90,9 +90,9 @@ def second_diagonal(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def second_columns(value: Tensor, at: Tensor, rows: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield columns (k, *at.shape) of the second derivative of ``value`` at ``at``, and the unit
-    columns of the same shape that they belong to.
+    """Yield columns of the second derivative of ``value`` at ``at``, with their unit columns.
 
+    Both have shape (k, *at.shape).
     With ``rows``, ``at`` is (rows, ...) and rows do not mix: the unit column of one number of a row
     serves all rows.
     """

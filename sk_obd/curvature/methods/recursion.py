@@ -77,8 +77,9 @@ def recursion_diagonals(
 
 
 def refuse_parameters(module: nn.Module) -> None:
-    """Raise NotALayerChain if a trainable parameter is tied, or not of a plain Linear or
-    convolutional layer.
+    """Raise NotALayerChain for a trainable parameter that is tied or of another kind of layer.
+
+    Plain Linear and convolutional layers are allowed.
     """
     owners: dict[nn.Parameter, str] = {}
     for name, layer in module.named_modules():

@@ -175,7 +175,7 @@ def of_parameters(problem: Problem, layer: nn.Module, x: Tensor, h: Tensor) -> d
 
 
 def to_input(layer: nn.Module, weight: Tensor, x: Tensor, h: Tensor) -> Tensor:
-    """h at the layer's output carried to its input by ``weight`` in its weight's place."""
+    """Carry h from the layer's output to its input, with ``weight`` in its weight's place."""
     if type(layer) is nn.Linear:
         return h @ weight
     if convolves(layer):

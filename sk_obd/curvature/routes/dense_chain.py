@@ -139,8 +139,10 @@ def _connect(
 
 
 def top_logits(z: Tensor, output: Tensor, loss: Loss) -> Tensor:
-    """Where the split is made: at the last layer's output ``z`` where the loss sees through the
-    operation after it, else at the logits that the loss computes from the module's output.
+    """Where the Gauss-Newton split is made.
+
+    At the last layer's output ``z`` where the loss sees through the operation after it, else at
+    the logits that the loss computes from the module's output.
     """
     loss.refuse_outputs(output.detach())
     node: Any = output.grad_fn

@@ -48,7 +48,9 @@ BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm"})
 
 
 def plain_name(node: Node) -> str:
-    """``"AddmmBackward0"`` -> ``"Addmm"``, ``"MaxPool2DWithIndicesBackward0"`` ->
+    """Name of an operation without what torch adds to it.
+
+    ``"AddmmBackward0"`` -> ``"Addmm"``, ``"MaxPool2DWithIndicesBackward0"`` ->
     ``"MaxPoolWithIndices"``.
     """
     return re.sub(r"Backward\d*$|\dD", "", node.name()).replace("_", "")

@@ -1,5 +1,6 @@
-"""Parameters without a rule: the columns of every row, by torch.func where it works, else row by
-row.
+"""Parameters without a rule: the columns of every row.
+
+They are computed by torch.func where that works, else row by row.
 """
 
 from __future__ import annotations
