@@ -32,6 +32,7 @@ from tests.library.modules import TwoLayers
 from tests.library.nets import SizedByData, classifier_net, regressor_net
 from tests.library.settings import TRAINED
 
+SLOW = pytest.mark.slow
 #: A path of few iterations in each of three folds.
 QUICK = TRAINED | {"step": 0.5, "prune_rate": 0.95, "cv": 3}
 
@@ -58,6 +59,7 @@ SCORED = [
     (OBDRegressorCV(**QUICK), "diabetes", None, "r2"),
     (OBDRegressorCV(scoring="neg_median_absolute_error", **QUICK), "diabetes", KFold(3), None),
 ]
+SCORED[1:] = [pytest.param(*case, marks=SLOW) for case in SCORED[1:]]
 
 
 @pytest.mark.parametrize(("estimator", "data", "cv", "scoring"), SCORED)
@@ -156,6 +158,7 @@ def test_a_size_with_a_nan_is_never_chosen():
         choose_size([[nan, 0.5], [0.5, nan]], "best")
 
 
+@pytest.mark.slow
 def test_one_se_is_never_larger_than_best(cancer):
     X, y = cancer
     best, one_se = (OBDClassifierCV(rule=r, **QUICK).fit(X, y) for r in ("best", "one_se"))
@@ -209,6 +212,7 @@ def test_splits_may_be_a_generator_also_with_routing(iris):
         assert "split2_test_score" in fitted.cv_results_
 
 
+@pytest.mark.slow
 def test_input_of_every_kind_gives_the_same(iris):
     X, y = iris
     X = np.where(np.abs(X) < 0.3, 0.0, X)
@@ -281,10 +285,10 @@ def weighted_oracle(estimator, X, y, weights, *, in_score):
 @pytest.mark.parametrize(
     ("routing", "request_", "in_score"),
     [
-        pytest.param(False, "none", True, id="no routing, default scoring"),
-        pytest.param(True, "none", True, id="routing, default scoring"),
+        pytest.param(False, "none", True, id="no routing, default scoring", marks=SLOW),
+        pytest.param(True, "none", True, id="routing, default scoring", marks=SLOW),
         pytest.param(True, True, True, id="routing, requested"),
-        pytest.param(True, False, False, id="routing, refused"),
+        pytest.param(True, False, False, id="routing, refused", marks=SLOW),
     ],
 )
 def test_weights_enter_fit_and_where_they_are_wanted_the_scores(
@@ -387,6 +391,7 @@ def test_a_trained_network_is_pruned_in_every_fold(iris):
     assert all(torch.equal(before[name], p) for name, p in net.module_.named_parameters())
 
 
+@pytest.mark.slow
 def test_a_second_fit_leaves_nothing_of_the_first(iris, cancer):
     estimator = OBDClassifierCV(saliency="obd", **QUICK)
     frame = pd.DataFrame(iris[0], columns=list("abcd"))
@@ -402,7 +407,7 @@ def test_progress_is_printed_when_asked(iris, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[OBDClassifierCV] fold 1 of 3: test score ")
     assert lines[3].startswith("[OBDClassifierCV] chosen: ")
-    assert lines[4].startswith("[OBDClassifier] iteration 0: 83 of 83 parameters")
+    assert lines[4].startswith("[OBDClassifier] iteration 0: 99 of 99 parameters")
     OBDClassifierCV(**QUICK).fit(*iris)
     assert capsys.readouterr().out == ""
 

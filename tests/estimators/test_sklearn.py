@@ -87,7 +87,7 @@ def every_check():
                 estimator,
                 check,
                 id=f"{label}-{n}-{check.func.__name__}",
-                marks=() if label == "classifier" else pytest.mark.slow,
+                marks=() if label == "classifier net" else pytest.mark.slow,
             )
 
 

@@ -32,7 +32,7 @@ def test_onnxruntime_predicts_the_same(name, n_rows, tmp_path):
     close(found, estimator, X[:n_rows], max(CASES[name][2], 1e-9))
 
 
-@pytest.mark.parametrize("name", NOT_IN_ONNXRUNTIME)
+@pytest.mark.parametrize("name", slow_but(NOT_IN_ONNXRUNTIME[1:], NOT_IN_ONNXRUNTIME))
 def test_what_onnxruntime_lacks_is_named_with_the_way_out(name, tmp_path):
     with pytest.raises(ValueError, match=r"Erf.*float32"):
         fitted(name)[0].to_onnx(tmp_path / "net.onnx")

@@ -15,14 +15,16 @@ from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import NotFittedError
 
 from sk_obd import OBDClassifier, OBDRegressor
+from tests.export.checks import SOME
 from tests.library.fitted import CASES, fitted, predictions, unfitted
+from tests.library.marks import slow_but
 from tests.library.nets import classifier_net
 
 QUICK = {"prune_rate": 0.6, "step": 0.4, "retrain_epochs": 1, "random_state": 0}
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 5}
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=slow_but(SOME, CASES))
 def saved(request, tmp_path):
     """(the estimator as constructed, fitted, the file, X)"""
     estimator, X = fitted(request.param)

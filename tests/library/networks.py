@@ -126,12 +126,9 @@ NETWORKS = {
 SOME = [
     "three hidden layers",
     "norm",
-    "padded conv",
     "Residual",
-    "Wide",
     "LeNet",
     "Recurrent",
-    "Branching",
 ]
 
 

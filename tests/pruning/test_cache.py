@@ -16,6 +16,7 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.pruning import recipe
 from sk_obd.pruning.schedule import schedule
+from tests.library.marks import slow_but
 from tests.library.modules import TwoLayers
 from tests.library.nets import classifier_net, regressor_net
 from tests.library.settings import TRAINED
@@ -157,7 +158,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", slow_but(["data", "saliency", "module"], CHANGES))
 def test_whatever_is_changed_nothing_stale_comes_back(iris, tmp_path, trained, change):
     X, y = iris
 

@@ -10,6 +10,7 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.curvature import METHODS
 from sk_obd.pruning.schedule import advance, trusted_step
+from tests.library.marks import slow_but
 from tests.library.nets import classifier_net, regressor_net
 from tests.library.settings import TRAINED
 
@@ -202,7 +203,7 @@ def test_warm_start_from_a_row_of_the_grid_is_the_undisturbed_run(saliency, iris
     assert same_network(part, straight, X)
 
 
-@pytest.mark.parametrize("curvature", METHODS)
+@pytest.mark.parametrize("curvature", slow_but(["ggn"], METHODS))
 @pytest.mark.parametrize("saliency", ["obd", "taylor"])
 def test_every_curvature_prunes_and_keeps_predicting(curvature, saliency, cancer):
     fitted = OBDClassifier(

@@ -112,7 +112,9 @@ def test_every_living_parameter_moves_the_output(cancer):
             assert (p[~masks[name]] == 0).all()
 
 
-@pytest.mark.parametrize("settings", [{}, {"trust_region": 0.3}, {"n_recomputations": 2}])
+@pytest.mark.parametrize(
+    "settings", slow_but([{}], [{}, {"trust_region": 0.3}, {"n_recomputations": 2}])
+)
 def test_rows_masks_and_ranks_count_what_was_swept(settings, cancer):
     X, y = cancer
     clf = OBDClassifier(prune_rate=0.95, sweep=True, **QUICK, **settings).fit(X, y)
@@ -203,7 +205,10 @@ def test_a_convolution_with_batch_norm_is_swept(digits):
     assert swept.mask_["norm.weight"].all()
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.LBFGS])
+@pytest.mark.parametrize(
+    "optimizer",
+    slow_but([torch.optim.Adam], [torch.optim.Adam, torch.optim.SGD, torch.optim.LBFGS]),
+)
 def test_what_was_swept_stays_zero_whatever_trains(optimizer, diabetes):
     X, y = (part[:100] for part in diabetes)
     net = regressor_net(optimizer=optimizer, module__hidden=6, batch_size=-1)

@@ -84,7 +84,7 @@ def test_deleted_parameters_stay_zero_under_every_optimiser(name, iris):
     assert fitted.path_[-1]["n_epochs"] == 4
 
 
-@pytest.mark.parametrize("name", callbacks("."))
+@pytest.mark.parametrize("name", slow_but(["early stopping, best", "checkpoint"], callbacks(".")))
 def test_deleted_parameters_stay_zero_under_every_callback(name, iris, tmp_path):
     net = classifier_net(module__dtype=torch.float64, callbacks=callbacks(tmp_path)[name])
     fitted = OBDClassifier(net, prune_rate=0.7, retrain_epochs=4, random_state=0).fit(*iris)
