@@ -30,20 +30,29 @@ groups of a convolution, ``p`` positions that share a parameter (pixels, time st
 **Which route is taken when.** Each method tries the quickest that the module allows, batch by
 batch, and remembers in ``Problem`` which ones it does not.
 
-1. ``routes.dense_chain``: all trainable parameters belong to Linear layers, each called once, with
-   only elementwise maps between them. Columns and residuals go down by matrix products
-   (``methods.ggn_dense``, ``hessian``, ``recursion``).
+1. ``routes.dense_chain``: all trainable parameters are weights and biases of Linear layers, each
+   called once, with only elementwise maps between them. Columns and residuals go down by matrix
+   products (``methods.ggn_dense``, ``hessian``, ``recursion``).
 2. ``routes.layer_chain``: every layer with trainable parameters has a rule (``layers.registry``)
-   and reads nothing but the layer before. Columns go down layer by layer (``methods.ggn_layers``,
-   ``recursion_shared``). "hessian" skips this route.
+   that knows all of them, reads nothing but the layer before, and has the rows of X as its rows.
+   Columns go down layer by layer (``methods.ggn_layers``, ``recursion_shared``). "hessian" takes
+   this route where the logits are piecewise linear in every parameter, so that it is Gauss-Newton.
 3. ``routes.any_module``: layers with a rule that are called once and keep rows apart get their
    columns from one batched backward pass; the parameters of all others go by ``routes.per_row``.
    "hessian" differentiates twice instead, unless the logits are piecewise linear in every
-   parameter, where it is Gauss-Newton. "recursion" refuses such modules.
+   parameter. "recursion" refuses such modules.
+
+**No route rests on an assumption.** What a route needs is read off each batch's own graph: on which
+leaves a layer's output depends and how often on each, whether the layer was called with its own
+parameters, whether all that is multiplied depends on different parameters, whether an operation
+broadcasts. Hooks of this package see what a layer gives before hooks of a user do, so that the
+latter count as part of what follows. Rows are tried out: a few drawn from all of X, together and
+each alone. What torch computes for many rows at once is confirmed by one ordinary backward pass.
+At last ``check`` compares the whole with plain autograd on two rows.
 
 **Parts**, each of which imports only those behind it: ``diagonal`` and ``products`` and ``oracle``;
-``boundary`` (arguments, batches, eval mode); ``methods``; ``problem``; ``routes``; ``layers``;
-``losses``; ``hooks``.
+``boundary`` (arguments, batches, eval mode) and ``check``; ``methods``; ``problem``; ``routes``;
+``layers``; ``losses``; ``hooks``.
 """
 
 from .diagonal import METHODS, diagonal

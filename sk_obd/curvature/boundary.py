@@ -6,7 +6,7 @@ added up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
 
 from .hooks import evaluating, hooked
 from .problem import Batch, Method, Problem
@@ -90,6 +92,24 @@ def as_tensor(value: Rows, name: str, device: torch.device | None) -> Tensor:
     return value.detach().to(device)
 
 
+#: Rows on which a module is tried before all rows go through it.
+PROBED = 3
+
+
+def drawn_rows(w: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Indices of rows drawn from all that have a positive weight (from all, if none has), sorted.
+
+    They are at most ``count``, and none is drawn twice.
+    """
+    counted = (w > 0).nonzero().flatten().cpu()
+    counted = counted if len(counted) else torch.arange(len(w))
+    if len(counted) > 100 * count:  # a permutation of all would take longer than the rest
+        places = torch.randint(len(counted), (count,), generator=generator).unique()
+    else:
+        places = torch.randperm(len(counted), generator=generator)[:count]
+    return counted[places].sort().values.to(w.device)
+
+
 def default_batch_size(problem: Problem, X: Tensor) -> int:
     """As many rows as keep bounded what a batch holds, whatever the number of rows."""
     if problem.try_dense_chain:
@@ -144,6 +164,29 @@ def without_mkldnn() -> Iterator[None]:
         torch._C._set_mkldnn_enabled(before)
 
 
+class WeightNormOfParts(TorchFunctionMode):
+    """Weight norm as a product of operations: the derivative of torch's fused one takes the norm
+    for a constant, so that its second derivatives are wrong.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._weight_norm:
+            v, g, dim = (*args, 0)[:3] if not kwargs else (*args, kwargs.get("dim", 0))[:3]
+            return v * (g / torch.norm_except_dim(v, 2, dim))
+        return func(*args, **(kwargs or {}))
+
+
+#: What makes a layer's weight by weight norm: a hook, or a parametrization.
+WEIGHT_NORMS = (WeightNorm, nn.utils.parametrizations._WeightNorm)
+
+
+def has_weight_norm(m: nn.Module) -> bool:
+    """Whether torch's weight norm makes the module's weight, or is the module itself."""
+    if isinstance(m, WEIGHT_NORMS):
+        return True
+    return any(isinstance(hook, WEIGHT_NORMS) for hook in m._forward_pre_hooks.values())
+
+
 @contextmanager
 def buffers_restored(module: nn.Module) -> Iterator[None]:
     """Give every buffer its values back on leaving, where something has changed it in place."""
@@ -158,6 +201,27 @@ def buffers_restored(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def plain_embeddings(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let embeddings give dense gradients that are the derivatives, not divided by how often a word
+    is there; on leaving, they have their settings back.
+    """
+    changed = [
+        (m, name)
+        for m in modules
+        if isinstance(m, (nn.Embedding, nn.EmbeddingBag))
+        for name in ("sparse", "scale_grad_by_freq")
+        if getattr(m, name)
+    ]
+    try:
+        for m, name in changed:
+            setattr(m, name, False)
+        yield
+    finally:
+        for m, name in changed:
+            setattr(m, name, True)
+
+
+@contextmanager
 def as_it_was(module: nn.Module) -> Iterator[None]:
     """Eval mode with gradients on, by kernels that can be differentiated as often as needed.
 
@@ -167,10 +231,14 @@ def as_it_was(module: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if any(isinstance(m, nn.RNNBase) for m in module.modules()):
+        modules = list(module.modules())
+        if any(isinstance(m, nn.RNNBase) for m in modules):
             # cuDNN's have no backward in eval mode, oneDNN's no batching rule.
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             stack.enter_context(without_mkldnn())
+        stack.enter_context(plain_embeddings(modules))
+        if any(map(has_weight_norm, modules)):
+            stack.enter_context(WeightNormOfParts())
         stack.enter_context(buffers_restored(module))
         stack.enter_context(evaluating(module))
         yield

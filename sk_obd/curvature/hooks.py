@@ -14,7 +14,11 @@ from torch import nn
 
 @contextmanager
 def hooked(
-    layers: Iterable[nn.Module], hook: Callable[..., Any], *, before: bool = False
+    layers: Iterable[nn.Module],
+    hook: Callable[..., Any],
+    *,
+    before: bool = False,
+    first: bool = False,
 ) -> Iterator[None]:
     """Call ``hook`` whenever one of the layers is called, until the block is left.
 
@@ -27,6 +31,9 @@ def hooked(
     before : bool
         Call ``hook(layer, args, kwargs)`` before the layer is called instead; what it returns, if
         not None, is the new ``(args, kwargs)``.
+    first : bool
+        Call ``hook`` ahead of the layer's other hooks of its kind, so that it is given what the
+        layer itself returns; the other hooks then see what ``hook`` returns.
 
     Examples
     --------
@@ -40,7 +47,7 @@ def hooked(
     with ExitStack() as stack:
         for layer in layers:
             register = layer.register_forward_pre_hook if before else layer.register_forward_hook
-            stack.enter_context(register(hook, with_kwargs=True))
+            stack.enter_context(register(hook, with_kwargs=True, prepend=first))
         yield
 
 

@@ -87,12 +87,13 @@ def hessian_vector_product(
 
     def method(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         output = module(batch.X)
+        loss.refuse_once_differentiable(loss.logits(output), batch.y)
         value = (batch.w * loss.exact_rows(output, batch.y)).sum()
         return product(value, parameters, given), batch.denominator(output.detach())
 
     with as_it_was(module):
-        refuse_dependent_rows(module, X)
-        problem = Problem(module, loss, parameters, probe=X[:2])
+        refuse_dependent_rows(module, X[:3])
+        problem = Problem(module, loss, parameters, draw_probe=lambda: X[:2])
         size = size or default_batch_size(problem, X)
         total, denominator = sums_over_batches(problem, method, (X, y, w), size)
     return {name: value / denominator for name, value in total.items()}

@@ -139,7 +139,7 @@ def test_arguments_that_do_not_fit_are_refused(options, message):
 
 def batch_size(module, X, *, chain):
     problem = Problem(
-        module, loss_of(nn.CrossEntropyLoss()), trainable(module), X[:2], try_dense_chain=chain
+        module, loss_of(nn.CrossEntropyLoss()), trainable(module), lambda: X, try_dense_chain=chain
     )
     return default_batch_size(problem, X)
 

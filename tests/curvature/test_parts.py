@@ -11,7 +11,8 @@ from sk_obd import curvature
 ORDER = [
     "__init__",
     "diagonal products oracle",
-    "boundary methods",
+    "boundary check",
+    "methods",
     "problem",
     "routes",
     "layers",

@@ -8,6 +8,22 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
+
+from tests.library.modules import (
+    Attention,
+    FirstState,
+    Functional,
+    Own,
+    PerPosition,
+    Recurrent,
+    Residual,
+    TiedAutoencoder,
+    Twice,
+    WordTransformer,
+    mlp,
+    tanh_mlp,
+)
 
 from tests.library.modules import (
     Attention,
@@ -446,6 +462,410 @@ CASES += [
         "a function that mixes outputs", lambda: tanh_mlp(4, 5, 2), lambda: cosh, numbers(5, 4, 2)
     ),
 ]
+
+
+class Of(nn.Module):
+    """A function of some layers and parameters, which it reads as attributes."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.__dict__["function"] = function
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, torch.Tensor) else part)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def changed(layer, change):
+    change(layer)
+    return layer
+
+
+def reading(function, **parts):
+    """Build a network from a function and functions that build its parts."""
+    return lambda: Of(function, **{name: part() for name, part in parts.items()})
+
+
+def spectral(a, b):
+    return lambda: changed(nn.Linear(a, b), nn.utils.spectral_norm)
+
+
+def lin(a, b, **options):
+    return lambda: nn.Linear(a, b, **options)
+
+
+class Doubled(nn.Linear):
+    """A Linear layer with a parameter that its parent uses."""
+
+    def __init__(self, a, b):
+        super().__init__(a, b)
+        self.scale = nn.Parameter(torch.rand(b) + 0.5)
+
+
+class Dropped(nn.Module):
+    """Weight-dropout: the inner layer's weight is made from a parameter of another name."""
+
+    def __init__(self, a, b):
+        super().__init__()
+        self.inner = nn.Linear(a, b)
+        raw = self.inner._parameters.pop("weight")
+        self.inner.register_parameter("weight_raw", nn.Parameter(raw.detach()))
+
+    def forward(self, x):
+        self.inner.weight = F.dropout(self.inner.weight_raw, 0.5, self.training)
+        return self.inner(x)
+
+
+class HalfConv(nn.Conv1d):
+    """A convolution of which a subclass has changed what forward calls."""
+
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight, bias) / 2
+
+
+def own_forward(layer):
+    layer.forward = lambda x: F.linear(x, layer.weight**2, layer.bias)
+
+
+def experts(s, x):
+    """Later rows take another layer, or the same one again."""
+    on, h = x[:, :1] < 0, torch.tanh(s.a(x))
+    if on.any():
+        h = torch.where(on, torch.relu(s.b(h)), h)
+    if (x[:, 1:2] > 1).any():
+        h = torch.where(x[:, 1:2] > 1, torch.tanh(s.b(h)), h)
+    return s.o(h)
+
+
+def later(n, d):
+    def make():
+        X, y = labels(n, d)()
+        X[:2] = X[:2].abs().clamp(max=0.9)
+        X[2:, 0] = -X[2:, 0].abs()
+        X[-1, 1] = 2.0
+        return X, y
+
+    return make
+
+
+def hyper(s, x):
+    return s.o(torch.relu(torch.bmm(s.a(x).view(-1, 4, 3), x.unsqueeze(2)).squeeze(2)))
+
+
+def dynamic_convolution(s, x):
+    kernel = torch.relu(s.a(x[:, 0])).view(-1, 1, 3)
+    z = F.conv1d(x.view(1, -1, x.shape[2]), kernel, groups=len(kernel))
+    return s.o(z.view(len(x), -1))
+
+
+def soft_images(s, x):
+    return s.b(torch.tanh(s.a(x))).view(-1, 2, 3)
+
+
+#: Networks whose layers are not reached as they seem to be.
+TREACHEROUS = {
+    "time first, as many steps as rows": (
+        reading(
+            lambda s, x: s.b(torch.tanh(s.a(x.transpose(0, 1)))).mean(0), a=lin(3, 4), b=lin(4, 3)
+        ),
+        labels(4, 4, 3),
+    ),
+    "deep set": (
+        reading(
+            lambda s, x: s.o(torch.relu(s.a(x.flatten(0, 1))).view(len(x), -1, 4).sum(1)),
+            a=lin(3, 4),
+            o=lin(4, 3),
+        ),
+        labels(5, 3, 3),
+    ),
+    "rows as a layer norm's positions": (
+        reading(
+            lambda s, x: s.o(s.n(s.a(x).view(-1, 4)).view(len(x), -1)),
+            a=lin(3, 8),
+            n=lambda: nn.LayerNorm(4),
+            o=lin(8, 3),
+        ),
+        labels(5, 3),
+    ),
+    "frames of a video": (
+        reading(
+            lambda s, x: s.o(torch.relu(s.a(x.flatten(0, 1))).view(len(x), -1)),
+            a=lambda: nn.Conv2d(1, 2, 2),
+            o=lin(16, 3),
+        ),
+        labels(4, 2, 1, 3, 3),
+    ),
+    "twins in one batch": (
+        reading(
+            lambda s, x: s.o((lambda h: h[: len(x)] * h[len(x) :])(torch.tanh(s.a(s.j(x))))),
+            j=lambda: Of(lambda s, x: torch.cat([x[:, 0], x[:, 1]])),
+            a=lin(3, 4),
+            o=lin(4, 3),
+        ),
+        labels(5, 2, 3),
+    ),
+    "pruned channels": (
+        lambda: nn.Sequential(
+            changed(
+                nn.Conv1d(2, 3, 2), lambda m: prune.ln_structured(m, "weight", 0.4, n=2, dim=0)
+            ),
+            *(nn.Tanh(), nn.Flatten(), nn.Linear(9, 3)),
+        ),
+        labels(5, 2, 4),
+    ),
+    "pruned bias": (
+        lambda: nn.Sequential(
+            changed(nn.Linear(3, 4), lambda m: prune.random_unstructured(m, "bias", 0.5)),
+            *(nn.ReLU(), nn.Linear(4, 3)),
+        ),
+        labels(5, 3),
+    ),
+    "spectral norm by a hook": (
+        reading(lambda s, x: s.b(torch.tanh(s.a(x))), a=spectral(3, 4), b=lin(4, 3)),
+        labels(5, 3),
+    ),
+    "spectral norm by parametrization": (
+        lambda: nn.Sequential(
+            nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 3)
+        ),
+        labels(5, 3),
+    ),
+    "a parameter that the parent uses": (
+        reading(
+            lambda s, x: s.b(torch.relu(s.a(x) * s.a.scale)), a=lambda: Doubled(3, 4), b=lin(4, 3)
+        ),
+        labels(5, 3),
+    ),
+    "weight dropout": (
+        lambda: nn.Sequential(Dropped(3, 4), nn.Tanh(), nn.Linear(4, 3)),
+        labels(5, 3),
+    ),
+    "a weight in another's place": (
+        reading(
+            lambda s, x: s.b(
+                torch.func.functional_call(s.a, {"weight": 3 * s.a.weight}, (x,)).tanh()
+            ),
+            a=lin(3, 4),
+            b=lin(4, 3),
+        ),
+        labels(5, 3),
+    ),
+    "a layer whose output is not used": (
+        reading(
+            lambda s, x: s.b(torch.relu(F.linear(x, 2 * s.a.weight)) + 0 * s.a(x).detach()),
+            a=lin(3, 4, bias=False),
+            b=lin(4, 3),
+        ),
+        labels(5, 3),
+    ),
+    "a changed method of a convolution": (
+        lambda: nn.Sequential(HalfConv(2, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(9, 3)),
+        labels(5, 2, 4),
+    ),
+    "a changed forward of an instance": (
+        lambda: nn.Sequential(changed(nn.Linear(3, 4), own_forward), nn.ReLU(), nn.Linear(4, 3)),
+        labels(5, 3),
+    ),
+    "a hook that changes the output": (
+        lambda: nn.Sequential(
+            changed(
+                nn.Conv1d(2, 3, 2),
+                lambda m: m.register_forward_hook(lambda m, args, z: z + 0.5 * z.tanh()),
+            ),
+            *(nn.Flatten(), nn.Linear(9, 3)),
+        ),
+        labels(5, 2, 4),
+    ),
+    "a hook that mixes units": (
+        lambda: nn.Sequential(
+            changed(
+                nn.Linear(3, 4), lambda m: m.register_forward_hook(lambda m, args, z: z.softmax(1))
+            ),
+            nn.Linear(4, 3),
+        ),
+        labels(5, 3),
+    ),
+    "a hook that changes the input": (
+        lambda: nn.Sequential(
+            changed(
+                nn.Linear(3, 4),
+                lambda m: m.register_forward_pre_hook(lambda m, args: (args[0] ** 2,)),
+            ),
+            *(nn.Tanh(), nn.Linear(4, 3)),
+        ),
+        labels(5, 3),
+    ),
+    "experts of later rows": (
+        reading(experts, a=lin(3, 4), b=lin(4, 4), o=lin(4, 3)),
+        later(6, 3),
+    ),
+    "hypernetwork": (reading(hyper, a=lin(3, 12), o=lin(4, 3)), labels(5, 3)),
+    "dynamic convolution": (
+        reading(dynamic_convolution, a=lin(4, 3), o=lin(2, 3)),
+        labels(5, 1, 4),
+    ),
+    "squared features": (
+        reading(
+            lambda s, x: s.o((lambda h: h.unsqueeze(2) * h.unsqueeze(1))(s.a(x)).flatten(1)),
+            a=lin(3, 2),
+            o=lin(4, 3),
+        ),
+        labels(5, 3),
+    ),
+    "a factor that all units share": (
+        reading(
+            lambda s, x: s.o((lambda h: h * h.amax(1, keepdim=True))(torch.relu(s.a(x)))),
+            a=lin(3, 4),
+            o=lin(4, 3),
+        ),
+        labels(5, 3),
+    ),
+    "a coupling of a millionth": (
+        reading(
+            lambda s, x: s.o((lambda h: h + 1e-6 * h.flip(1))(torch.tanh(s.a(x)))),
+            a=lin(3, 4),
+            o=lin(4, 3),
+        ),
+        labels(5, 3),
+    ),
+    "output padding as large as the stride": (
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(1, 2, 2, stride=(1, 2), dilation=(3, 2), output_padding=(2, 1)),
+            *(nn.Tanh(), nn.Flatten(), nn.Linear(112, 3)),
+        ),
+        labels(3, 1, 2, 3),
+    ),
+}
+CASES += [Case(name, build, CE, data) for name, (build, data) in TREACHEROUS.items()]
+CASES += [
+    Case(
+        "softmax under log-softmax",
+        lambda: mlp(4, 4, 3, act=nn.ReLU, top=[nn.Softmax(1), nn.LogSoftmax(1)]),
+        nn.NLLLoss,
+        labels(5, 4),
+    ),
+    Case(
+        "softmax twice",
+        lambda: mlp(4, 4, 3, act=nn.ReLU, top=[nn.Softmax(1), nn.Softmax(1)]),
+        nn.NLLLoss,
+        labels(5, 4),
+        "proba",
+    ),
+    Case(
+        "sigmoid twice",
+        lambda: mlp(4, 4, 2, act=nn.ReLU, top=[nn.Sigmoid(), nn.Sigmoid()]),
+        nn.BCELoss,
+        binary(5, 4, 2),
+        "proba",
+    ),
+    Case(
+        "divergence over the last dimension",
+        reading(lambda s, x: soft_images(s, x).log_softmax(2), a=lin(3, 4), b=lin(4, 6)),
+        lambda: nn.KLDivLoss(reduction="batchmean"),
+        lambda: (torch.randn(5, 3, dtype=F64), torch.randn(5, 2, 3, dtype=F64).softmax(2)),
+    ),
+    Case(
+        "divergence over the middle dimension, log targets",
+        reading(lambda s, x: soft_images(s, x).log_softmax(1), a=lin(3, 4), b=lin(4, 6)),
+        lambda: nn.KLDivLoss(log_target=True),
+        lambda: (torch.randn(5, 3, dtype=F64), torch.randn(5, 2, 3, dtype=F64).log_softmax(1)),
+    ),
+]
+
+
+def u_net(s, x):
+    """Down, up again, and beside what was there before."""
+    down = torch.relu(s.down(x))
+    return torch.cat([torch.sigmoid(s.up(F.max_pool2d(down, 2))), down], 1).flatten(1)
+
+
+#: Kinds of problems that BackPACK and curvlinops test themselves on.
+PEERS = {
+    "branches that are added": (
+        reading(
+            lambda s, x: s.o(s.a(x) + torch.sigmoid(s.b(x)) + x),
+            a=lin(4, 4),
+            b=lin(4, 4),
+            o=lin(4, 3),
+        ),
+        CE,
+        labels(5, 4),
+    ),
+    "branches of branches": (
+        reading(
+            lambda s, x: (lambda h: s.o(h + s.b(torch.tanh(s.c(h)) + h)))(torch.relu(s.a(x))),
+            a=lin(4, 3),
+            b=lin(3, 3),
+            c=lin(3, 3),
+            o=lin(3, 3),
+        ),
+        CE,
+        labels(5, 4),
+    ),
+    "a scaled and padded image": (
+        lambda: nn.Sequential(
+            nn.ZeroPad2d((1, 0, 2, 1)),
+            nn.Conv2d(1, 2, 2),
+            nn.LogSigmoid(),
+            Of(lambda s, x: 0.3 * x[:, :, 1:, ::2]),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(8, 3),
+        ),
+        CE,
+        labels(4, 1, 3, 4),
+    ),
+    "adaptive pools in three dimensions": (
+        lambda: nn.Sequential(
+            nn.Conv3d(1, 2, 2, padding=1),
+            nn.SELU(),
+            nn.AdaptiveMaxPool3d(2),
+            nn.Flatten(),
+            nn.Linear(16, 3),
+        ),
+        CE,
+        labels(3, 1, 3, 2, 3),
+    ),
+    "last step of stacked recurrences": (
+        reading(
+            lambda s, x: s.o(s.b(s.a(x.permute(0, 2, 1))[0])[0][:, -1]),
+            a=lambda: nn.LSTM(2, 3, batch_first=True),
+            b=lambda: nn.RNN(3, 2, batch_first=True),
+            o=lin(2, 3),
+        ),
+        CE,
+        labels(4, 2, 3),
+    ),
+    "numbers for every position": (
+        lambda: mlp(3, 4, 2),
+        MSE,
+        lambda: (torch.randn(4, 2, 3, 3, dtype=F64), torch.randn(4, 2, 3, 2, dtype=F64)),
+    ),
+    "yes or no for every position": (
+        lambda: mlp(3, 4, 1, act=nn.ReLU),
+        nn.BCEWithLogitsLoss,
+        lambda: (
+            torch.randn(4, 5, 3, dtype=F64),
+            (torch.randn(4, 5, 1, dtype=F64) > 0).to(F64),
+        ),
+    ),
+    "classes of every pixel": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 3, 1)),
+        CE,
+        lambda: (torch.randn(3, 1, 3, 2, dtype=F64), torch.randint(0, 3, (3, 3, 2))),
+    ),
+    "u-net": (
+        reading(
+            u_net,
+            down=lambda: nn.Conv2d(1, 2, 3, padding=1),
+            up=lambda: nn.ConvTranspose2d(2, 1, 2, 2),
+        ),
+        MSE,
+        lambda: (torch.randn(3, 1, 4, 4, dtype=F64), torch.randn(3, 48, dtype=F64)),
+    ),
+}
+CASES += [Case(name, build, criterion, data) for name, (build, criterion, data) in PEERS.items()]
 BY_NAME = {case.name: case for case in CASES}
 #: Names of some cases that differ in kind, for tests that need not see all of them.
 SOME = [

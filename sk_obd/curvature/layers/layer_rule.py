@@ -32,6 +32,10 @@ class Rule(ABC, Generic[Layer]):
         """Whether the rule holds for this layer with its settings."""
         return True
 
+    def keeps_rows(self, layer: Layer, x: Tensor) -> bool:
+        """Whether row i of the output depends only on row i of the input ``x`` (n, ...)."""
+        return True
+
     @abstractmethod
     def pull(self, layer: Layer, x: Tensor, G: Tensor) -> dict[str, Tensor]:
         """Pull columns from the layer's output back to its parameters.
@@ -88,10 +92,13 @@ def add_to(total: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 
 def squares(A: Tensor, B: Tensor | None, signs: Tensor | None) -> Tensor:
-    """Sum over columns of ``signs * A * B``: (k, n, ...) -> (n, ...); B=None stands for A."""
+    """Sum over columns of ``signs * A * B``: (k, n, ...) -> (n, ...); B=None stands for A.
+
+    ``signs`` are (k, n), or (k,) for columns of one row each.
+    """
     product = A.square() if B is None else A * B
     if signs is not None:
-        product *= signs.reshape(*signs.shape, *[1] * (product.ndim - 2))
+        product *= signs.reshape(*signs.shape, *[1] * (product.ndim - signs.ndim))
     return product.sum(0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -41,6 +42,13 @@ RULES: dict[type[nn.Module], Rule[Any]] = {
     nn.PReLU: FunctionRule(prelu),
 }
 
+#: Methods that a subclass may replace, since calling a layer does not use them.
+NOT_IN_A_CALL = frozenset(
+    {"extra_repr", "reset_parameters", "train", "eval", "to", "state_dict", "load_state_dict"}
+)
+#: Methods with two underscores that calling a layer does use.
+IN_A_CALL = frozenset({"__call__", "__getattr__", "__getattribute__"})
+
 
 def register_rule(kind: type[nn.Module], rule: Rule[Any] | Pull) -> None:
     """Teach the fast routes a layer type; a rule that it has already is replaced.
@@ -78,12 +86,45 @@ def register_rule(kind: type[nn.Module], rule: Rule[Any] | Pull) -> None:
 
 
 def rule_for(layer: nn.Module) -> Rule[Any] | None:
-    """The rule of the layer's type, where it holds for the layer's forward and settings."""
+    """The rule of the layer's type, where it holds for the layer's methods and settings."""
     for kind in type(layer).__mro__:
         if kind in RULES:
-            same = type(layer).forward is kind.forward
-            return RULES[kind] if same and RULES[kind].accepts(layer) else None
+            same = computes_as(layer, kind) and RULES[kind].accepts(layer)
+            return RULES[kind] if same else None
     return None
+
+
+def computes_as(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling the layer does what calling a ``kind`` does, apart from the layer's own
+    hooks: neither a subclass nor the instance replaces a method that a call may use, and no hook
+    of all modules steps in.
+    """
+    if not isinstance(layer, kind) or hooks_of_all_modules():
+        return False
+    between = [c for c in type(layer).__mro__ if c not in kind.__mro__]
+    for replaced in (vars(layer), *map(vars, between)):
+        for name in replaced.keys() & used_in_a_call(kind):
+            if replaced[name] is not getattr(kind, name):
+                return False
+    return True
+
+
+@lru_cache
+def used_in_a_call(kind: type[nn.Module]) -> frozenset[str]:
+    """Names of the attributes of a layer type that calling it may use."""
+    return frozenset(
+        name
+        for name in dir(kind)
+        if name in IN_A_CALL or not (name.startswith("__") or name in NOT_IN_A_CALL)
+    )
+
+
+def hooks_of_all_modules() -> bool:
+    """Whether there are hooks that torch calls around the forward of every module."""
+    return any(
+        getattr(nn.modules.module, f"_global_forward_{name}", None)
+        for name in ("hooks", "pre_hooks")
+    )
 
 
 def layers_with_rules(module: nn.Module) -> list[nn.Module] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .layer_rule import LIMIT, Rule, outer_squares, squares
 
@@ -21,6 +22,9 @@ def over_positions(G: Tensor) -> Tensor:
 
 class LinearRule(Rule[nn.Linear]):
     """weight (out, in): the columns times the input, at each position."""
+
+    def keeps_rows(self, layer: nn.Linear, x: Tensor) -> bool:
+        return x.ndim > 1
 
     def pull(self, layer: nn.Linear, x: Tensor, G: Tensor) -> dict[str, Tensor]:
         n, k = len(x), len(G)
@@ -47,10 +51,11 @@ class LinearRule(Rule[nn.Linear]):
         return {"weight": total[0], "bias": bias.sum((0, 1))}
 
 
-def windows(layer: _ConvNd, x: Tensor) -> Tensor:
+def windows(layer: _ConvNd, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
     """What each output position of a convolution reads of x (m, channels, *positions).
 
-    The result has shape (m, groups, channels / groups * kernel, positions).
+    The result has shape (m, groups, channels / groups * kernel, positions). ``sizes`` are the
+    positions of the output, by default all that x has room for.
     """
     if isinstance(layer.padding, str):
         total = [
@@ -65,7 +70,7 @@ def windows(layer: _ConvNd, x: Tensor) -> Tensor:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         x = F.pad(x, pads, mode=mode)
     x = x.contiguous()
-    sizes = [
+    sizes = sizes or [
         (s - dil * (k - 1) - 1) // st + 1
         for s, k, st, dil in zip(
             x.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True
@@ -85,6 +90,9 @@ def windows(layer: _ConvNd, x: Tensor) -> Tensor:
 
 class ConvRule(Rule[_ConvNd]):
     """weight (out, in / groups, *kernel): the columns times the windows of the input."""
+
+    def keeps_rows(self, layer: _ConvNd, x: Tensor) -> bool:
+        return x.ndim == layer.weight.ndim  # one dimension less is a single row to torch
 
     def parts(self, layer: _ConvNd, x: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
         """The factors of the weight's columns: (k | 1, n, g, a, p) and (k | 1, n, g, p, b)."""
@@ -145,7 +153,8 @@ class ConvTransposeRule(ConvRule):
 
     def parts(self, layer: _ConvNd, x: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
         k, n = G.shape[:2]
-        wide = windows(layer, G.flatten(0, 1))
+        # With output_padding the output may have room for more windows than the input has numbers.
+        wide = windows(layer, G.flatten(0, 1), x.shape[2:])
         left = x.reshape(1, n, layer.groups, -1, wide.shape[-1])
         return left, wide.reshape(k, n, *wide.shape[1:]).mT
 
@@ -199,6 +208,11 @@ class ChannelNormRule(Rule[nn.Module]):
         # Without running statistics batch norm reads the other rows, also in eval mode.
         return not (isinstance(layer, _BatchNorm) and layer.running_mean is None)
 
+    def keeps_rows(self, layer: nn.Module, x: Tensor) -> bool:
+        if not isinstance(layer, _InstanceNorm):
+            return x.ndim > 1
+        return x.ndim > layer._get_no_batch_dim()  # with fewer it is a single row to torch
+
     def pull(self, layer: nn.Module, x: Tensor, G: Tensor) -> dict[str, Tensor]:
         weight = over_positions(G * self.normalised(layer, x))
         return {"weight": weight, "bias": over_positions(G)}
@@ -206,6 +220,9 @@ class ChannelNormRule(Rule[nn.Module]):
 
 class LayerNormRule(Rule[nn.LayerNorm]):
     """weight * normalised + bias, a weight for each of the last numbers of the output."""
+
+    def keeps_rows(self, layer: nn.LayerNorm, x: Tensor) -> bool:
+        return x.ndim > len(layer.normalized_shape)
 
     def pull(self, layer: nn.LayerNorm, x: Tensor, G: Tensor) -> dict[str, Tensor]:
         weight = G * F.layer_norm(x, layer.normalized_shape, eps=layer.eps)

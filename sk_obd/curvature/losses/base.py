@@ -20,9 +20,12 @@ from .hessians import Dense, Form, Separable
 #: A criterion: an nn.Module or function of (output, target).
 Criterion = Callable[..., Any]
 
-#: How far the criterion's own mean may be from the mean over rows, relative to the rows' mean size.
-#: Float32 sums of many rows differ by less; another rule of averaging differs by far more.
-MEAN_RTOL = 1e-3
+#: How far the criterion's own mean may be from the mean over rows, relative to the rows' mean size,
+#: in units of what rounding does to a number. Leaving out one row of thousands differs by more.
+MEAN_ULPS = 200
+
+#: Names of the node by which torch marks the derivative of a once-differentiable function.
+ONCE = ("torch::autograd::Error", "Error")
 
 
 class Loss:
@@ -56,8 +59,9 @@ class Loss:
 
     #: What ``outputs`` may be.
     allowed: tuple[str | None, ...] = (None,)
-    #: Autograd nodes between the real logits and :meth:`logits` that change no derivative.
-    harmless_top: frozenset[str] = frozenset()
+    #: Operations, the last one first, that may stand between the real logits and :meth:`logits`
+    #: and change no derivative; softmaxes go over :meth:`dimension`.
+    tops: tuple[tuple[str, ...], ...] = ()
 
     def __init__(self, criterion: Criterion, outputs: str | None = None):
         if outputs not in self.allowed:
@@ -132,8 +136,10 @@ class Loss:
             criterion.reduction = "mean"
         with torch.no_grad():
             mean = self._single_number(criterion(output, target))
-        tolerance = MEAN_RTOL * value.abs().mean() + torch.finfo(value.dtype).tiny
-        if mean.isfinite() and (mean - value.mean()).abs() > tolerance:
+        number = torch.finfo(value.dtype)
+        tolerance = max(MEAN_ULPS * number.eps, 1e-9) * value.abs().mean() + number.tiny
+        # Not "more than": rows that a mean leaves out may be NaN on their own.
+        if mean.isfinite() and not (mean - value.mean()).abs() <= tolerance:
             raise ValueError(
                 f"{self.name} gives {mean.item():.6g} for {len(output)} rows, but the mean over "
                 f"single rows is {value.mean().item():.6g}. Its derivatives can only be computed "
@@ -154,6 +160,10 @@ class Loss:
         """
         return False
 
+    def dimension(self, logits: Tensor) -> int:
+        """The dimension of the classes, for losses that have them."""
+        return 1
+
     def refuse_outputs(self, output: Tensor) -> None:
         """Raise ValueError for outputs that cannot be what ``outputs`` says; here all can."""
 
@@ -163,7 +173,35 @@ class Loss:
 
     def exact_rows(self, output: Tensor, target: Tensor) -> Tensor:
         """:meth:`rows` without ``eps``: what second derivatives are taken of."""
-        return self.rows_at(self.logits(output), target)
+        return self.exact_at(self.logits(output), target)
+
+    def exact_at(self, logits: Tensor, target: Tensor) -> Tensor:
+        """:meth:`exact_rows` from the logits that belong to the output."""
+        return self.rows_at(logits, target)
+
+    def refuse_once_differentiable(self, logits: Tensor, target: Tensor) -> None:
+        """Raise ValueError where the criterion holds a function without a second derivative."""
+        self.slope(logits, target)
+
+    def slope(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """A leaf of the logits, and each row's derivative by it with a graph.
+
+        Raises ValueError where the criterion holds a function that can be differentiated once:
+        torch would leave its part out of second derivatives without a word. It marks such a
+        function only where the incoming gradient requires grad, hence the leaf of ones.
+        """
+        with torch.enable_grad():
+            at = logits.detach().requires_grad_()
+            value = self.rows_at(at, target)
+            marked = torch.ones_like(value, requires_grad=True)
+            (slope,) = torch.autograd.grad(value, at, marked, create_graph=True)
+        if holds_once_differentiable(slope):
+            raise ValueError(
+                f"{self.name} holds a function marked once_differentiable, which has no second "
+                "derivative: there is no curvature of this loss. Write it with torch's own "
+                "operations, or with a backward that can be differentiated."
+            )
+        return at, slope
 
     def gradient(self, logits: Tensor, target: Tensor) -> Tensor:
         """Derivative of each row's loss by its logits, shaped like them."""
@@ -174,16 +212,14 @@ class Loss:
     def form(self, logits: Tensor, target: Tensor) -> Form:
         """Second derivative of each row's loss by its logits."""
         with torch.enable_grad():
-            at = logits.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.rows_at(at, target).sum(), at, create_graph=True)
-            if not slope.requires_grad:
-                return Separable(torch.zeros_like(logits))
+            at, slope = self.slope(logits, target)
             flat = slope.reshape(len(logits), -1)
             blocks = [
-                torch.autograd.grad(flat[:, j].sum(), at, retain_graph=True)[0].reshape(
-                    len(logits), -1
-                )
+                torch.zeros_like(flat) if block is None else block.reshape(flat.shape)
                 for j in range(flat.shape[1])
+                for block in torch.autograd.grad(
+                    flat[:, j].sum(), at, retain_graph=True, allow_unused=True
+                )
             ]
         H = torch.stack(blocks, 1)
         if torch.equal(H, torch.diag_embed(H.diagonal(dim1=1, dim2=2))):
@@ -194,6 +230,27 @@ class Loss:
 def summed(values: Tensor) -> Tensor:
     """Values (n, ...) summed over all but the rows: (n,)."""
     return values.reshape(len(values), -1).sum(1)
+
+
+def is_torchs(criterion: nn.Module) -> bool:
+    """Whether the criterion is one of torch's own, which hold nothing but numbers and tensors."""
+    return type(criterion).__module__ == nn.CrossEntropyLoss.__module__
+
+
+def holds_once_differentiable(tensor: Tensor) -> bool:
+    """Whether a derivative came from a function that can be differentiated only once."""
+    stack = [tensor.grad_fn]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        if node is None:
+            continue
+        if node.name() in ONCE:
+            return True
+        fresh = {after for after, _ in node.next_functions} - seen
+        seen |= fresh
+        stack.extend(fresh)
+    return False
 
 
 def tensors_of(criterion: nn.Module) -> Iterator[Tensor]:
@@ -219,7 +276,8 @@ def detached_copy(criterion: Any) -> Any:
     for key, value in criterion.__dict__.items():
         if key.endswith("_hooks") or "_hooks_" in key:
             made.__dict__[key] = OrderedDict() if isinstance(value, dict) else value
-    made = copy.deepcopy(made)
+    if any(True for _ in tensors_of(made)) or not is_torchs(made):
+        made = copy.deepcopy(made)
     if hasattr(made, "reduction"):
         made.reduction = "none"
     return made

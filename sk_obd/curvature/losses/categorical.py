@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import Loss, summed
-from .hessians import Categorical, Form
+from .hessians import Categorical, Form, Moved
 
 #: How far the sum of a row's probabilities may be from 1: more than rounding makes it, and far less
 #: than it is for logits that are taken for probabilities.
@@ -92,22 +92,65 @@ class CrossEntropy(Loss):
 
 
 class KLDivergence(CrossEntropy):
-    """On log-probabilities, which are the logits; the targets are probabilities or their logs."""
+    """On log-probabilities, which are the logits; the targets are probabilities or their logs.
+
+    The criterion does not say over which dimension the distributions are: it is the one over which
+    the probabilities sum to 1.
+    """
 
     allowed = (None, "log_proba")
-    harmless_top = frozenset({"LogSoftmax"})
+    tops = (("LogSoftmax",),)
 
-    def shares(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def sees_through(self, operation: str, dimension: int | None) -> bool:
+        return False
+
+    def dimension(self, logits: Tensor) -> int:
+        off = {
+            d: (logits.detach().exp().sum(d) - 1).abs().max().item() if logits.numel() else 0.0
+            for d in range(1, logits.ndim)
+        }
+        d = min(off, key=off.__getitem__, default=None)
+        if d is None or not off[d] < SUM_ATOL:
+            raise ValueError(
+                f"{self.name}: the exponentials of the outputs, of shape {tuple(logits.shape)}, do "
+                "not sum to 1 over any dimension, so they are not the log-probabilities that it is "
+                "meant for. End the module with LogSoftmax."
+            )
+        return d
+
+    def refuse_outputs(self, output: Tensor) -> None:
+        """Raise ValueError for other than log-probabilities."""
+        self.dimension(output)
+
+    def totals(self, logits: Tensor, target: Tensor) -> Tensor:
+        """What the targets of each distribution sum to, classes left out: (n, *positions)."""
         target = target.to(logits.dtype)
-        total = (target.exp() if self.criterion.log_target else target).sum(1)
-        return total, total
+        target = target.exp() if self.criterion.log_target else target
+        return target.sum(self.dimension(logits))
+
+    def unreduced(self, output: Tensor, target: Tensor) -> Tensor:
+        if output.shape != target.shape:
+            raise ValueError(
+                f"{self.name}: the module gives shape {tuple(output.shape)} but the targets have "
+                f"shape {tuple(target.shape)}. Reshape the targets to {tuple(output.shape)}."
+            )
+        return self.for_output(output)(output, target.to(output.dtype))
 
     def normalisers(self, output: Tensor, target: Tensor) -> Tensor:
         share = 1 if self.reduction == "batchmean" else output[:1].numel()
         return output.new_full((len(output),), float(share))
 
     def rows_at(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self.rows(logits.log_softmax(1), target)
+        return self.rows(logits.log_softmax(self.dimension(logits)), target)
+
+    def exact_at(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self.rows(logits, target)
+
+    def form(self, logits: Tensor, target: Tensor) -> Form:
+        d = self.dimension(logits)
+        p = logits.movedim(d, 1).softmax(1)
+        form = Categorical(p, self.totals(logits, target))
+        return form if d == 1 else Moved(form, d)
 
     def gradient(self, logits: Tensor, target: Tensor) -> Tensor:
         return Loss.gradient(self, logits, target)
@@ -117,7 +160,8 @@ class NLL(CrossEntropy):
     """On log-probabilities, or (skorch) on probabilities: the split is at log p."""
 
     allowed = (None, "log_proba", "proba")
-    harmless_top = frozenset({"Log", "Clamp", "Softmax", "LogSoftmax"})
+    #: The second is that of probabilities, whose logarithm :meth:`logits` takes.
+    tops = (("LogSoftmax",), ("Log", "Clamp", "Softmax"), ("Log", "Softmax"))
 
     def sees_through(self, operation: str, dimension: int | None) -> bool:
         of_probabilities = operation == "Softmax" and self.outputs == "proba" and dimension == 1
@@ -137,8 +181,8 @@ class NLL(CrossEntropy):
     def rows_at(self, logits: Tensor, target: Tensor) -> Tensor:
         return summed(self.unreduced(logits.log_softmax(1), target))
 
-    def exact_rows(self, output: Tensor, target: Tensor) -> Tensor:
-        return summed(self.unreduced(self.logits(output), target))
+    def exact_at(self, logits: Tensor, target: Tensor) -> Tensor:
+        return summed(self.unreduced(logits, target))
 
     def refuse_outputs(self, output: Tensor) -> None:
         """Raise ValueError for other than probabilities: the split would be of another loss."""

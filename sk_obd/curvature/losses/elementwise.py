@@ -105,7 +105,7 @@ class BCE(BCEWithLogits):
     """On probabilities: the split is at log p - log(1 - p)."""
 
     allowed = (None, "proba")
-    harmless_top = frozenset({"Logit", "Clamp", "Sigmoid"})
+    tops = (("Logit", "Clamp", "Sigmoid"),)
 
     def sees_through(self, operation: str, dimension: int | None) -> bool:
         return operation == "Sigmoid"

@@ -242,6 +242,34 @@ class RankOne(Form):
         return RankOne(times(self.s, weight.to(self.s.dtype).sqrt()))
 
 
+@dataclass
+class Moved(Form):
+    """A form with its first dimension behind the rows at another place in the logits.
+
+    Attributes
+    ----------
+    form : Form
+    dimension : int
+        Where the logits (n, *shape) have the form's dimension 1.
+    """
+
+    form: Form
+    dimension: int
+
+    def diagonal(self) -> Tensor:
+        return self.form.diagonal().movedim(1, self.dimension)
+
+    def columns(self, limit: int = COLUMNS_AT_ONCE) -> Columns:
+        for S, signs in self.form.columns(limit):
+            yield S.movedim(2, self.dimension + 1), signs
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self.form.sample(generator).movedim(2, self.dimension + 1)
+
+    def scaled(self, weight: Tensor) -> Moved:
+        return Moved(self.form.scaled(weight), self.dimension)
+
+
 def random_signs(shape: torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:
     """+1 or -1 with equal chance, drawn in float64 whatever the dtype of ``like``."""
     u = torch.rand(shape, generator=generator, dtype=torch.float64).to(like.device)

@@ -80,6 +80,8 @@ def loss_of(criterion: Criterion | Loss, outputs: str | None = None) -> Loss:
         raise ValueError(
             f"criterion must be callable as criterion(output, target), found {criterion!r}."
         )
+    if type(criterion) in ENTRIES:
+        return ENTRIES[type(criterion)](criterion, outputs)
     refuse_signature(criterion)
     for kind, entry in ENTRIES.items():
         if isinstance(criterion, kind) and type(criterion).forward is kind.forward:

@@ -15,10 +15,8 @@ from ..layers.layer_rule import add_to
 from ..layers.registry import rule_for
 from ..losses.hessians import Form
 from ..problem import Batch, Problem
-from ..routes.any_module import Recorded, run_and_record
-from ..routes.dense_chain import trace_dense_chain
+from ..routes.any_module import Plan, Recorded
 from ..routes.derivatives import backward
-from ..routes.layer_chain import NotALayerChain, trace_layer_chain
 from .ggn_dense import dense_chain_diagonals, of_parameters
 from .ggn_layers import layer_chain_sums
 
@@ -32,33 +30,38 @@ def pull_back(
     problem: Problem, batch: Batch, form_at: Callable[[Tensor], Form]
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Sum of ``signs * (J^T s)**2`` over the columns s of a form at the logits."""
-    module, loss = problem.module, problem.loss
-    if problem.try_dense_chain:
-        dense = trace_dense_chain(module, loss, batch.X)
-        if dense is not None:
-            diagonals = dense_chain_diagonals(problem, dense, form_at(dense.logits))
-            return of_parameters(problem, dense, diagonals), batch.denominator(dense.output)
-        problem.give_up_dense_chain()
-    if problem.try_layer_chain and problem.layers_with_rules:
-        try:
-            chain = trace_layer_chain(module, loss, batch.X, problem.layers_with_rules)
-        except NotALayerChain:
-            problem.try_layer_chain = False
-        else:
-            found = layer_chain_sums(problem, chain, form_at(chain.logits.detach()))
+    dense = problem.dense_chain(batch)
+    if dense is not None:
+        diagonals = dense_chain_diagonals(problem, dense, form_at(dense.logits))
+        return of_parameters(problem, dense, diagonals), batch.denominator(dense.output)
+    chain = problem.layer_chain(batch)
+    if chain is not None:
+        found = layer_chain_sums(problem, chain, form_at(chain.logits.detach()))
+        if found is not None:
             return found, batch.denominator(chain.output)
-    recorded = run_and_record(module, loss, batch.X, problem.plan.layers)
+        problem.try_layer_chain = False
+    return pull_back_recorded(problem, batch, *problem.record(batch), form_at)
+
+
+def pull_back_recorded(
+    problem: Problem,
+    batch: Batch,
+    recorded: Recorded,
+    plan: Plan,
+    form_at: Callable[[Tensor], Form],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The same for a module that is not a chain, after it has been run."""
     total: dict[str, Tensor] = {}
     for S, signs in form_at(recorded.logits.detach()).columns():
-        add_by_rules(problem, recorded, S, signs, total)
-        if problem.plan.rest:
-            for name, value in problem.per_row.pulled_squares(batch.X, S, signs).items():
+        add_by_rules(plan, recorded, S, signs, total)
+        if plan.rest:
+            for name, value in problem.per_row(plan).pulled_squares(batch.X, S, signs).items():
                 add_to(total, name, value)
     return total, batch.denominator(recorded.output)
 
 
 def add_by_rules(
-    problem: Problem,
+    plan: Plan,
     recorded: Recorded,
     S: Tensor,
     signs: Tensor | None,
@@ -68,14 +71,14 @@ def add_by_rules(
 
     One batched backward pass reaches all these layers' outputs; the rules do the rest.
     """
-    layers = problem.plan.layers
+    layers = plan.layers
     if not layers:
         return
-    pulled = backward(recorded.logits, [recorded.calls[layer][0][1] for layer in layers], S)
+    pulled = backward(recorded.logits, [recorded.calls[layer][0].z for layer in layers], S)
     for (layer, names), G in zip(layers.items(), pulled, strict=True):
         if G is None:
             continue
-        rule, x = rule_for(layer), recorded.calls[layer][0][0]
+        rule, x = rule_for(layer), recorded.calls[layer][0].x
         assert rule is not None
         for local, value in rule.contract(layer, x, G, None, signs).items():
             if local in names:

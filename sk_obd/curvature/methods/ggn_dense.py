@@ -58,7 +58,7 @@ def dense_chain_diagonals(
         r = residuals[i]
         if r is None:
             continue
-        W, slope = links[i].layer.weight.detach(), links[i - 1].slope
+        W, slope = links[i].weight.detach(), links[i - 1].slope
         at_input[i - 1].addmm_(r, W.square())
         if i - 1 > first:
             for rows, weights in zip(W.split(step), r.T.split(step), strict=True):
@@ -101,7 +101,7 @@ def carry(
     """
     links, (k, n, _) = chain.links, S.shape
     for i in range(at - 1, first - 1, -1):
-        W, slope = links[i + 1].layer.weight.detach(), links[i].slope
+        W, slope = links[i + 1].weight.detach(), links[i].slope
         out = problem.buffers.lend(i % 2, S, k * n, W.shape[1])
         S = torch.mm(S.reshape(k * n, -1), W, out=out).view(k, n, -1)
         add_squares(at_input[i], S, weights)

@@ -55,8 +55,11 @@ class Pooled:
         return self.rule.contract_pooled(layer, x, S, self.where, signs)
 
 
-def layer_chain_sums(problem: Problem, chain: LayerChain, form: Form) -> dict[str, Tensor]:
-    """Sum of ``signs * (J^T s)**2`` over the columns s of the form, for every parameter."""
+def layer_chain_sums(problem: Problem, chain: LayerChain, form: Form) -> dict[str, Tensor] | None:
+    """Sum of ``signs * (J^T s)**2`` over the columns s of the form, for every parameter.
+
+    None where a layer has a parameter that its rule does not know.
+    """
     sums: dict[str, Tensor] = {}
     pools = [worth_gathering(link, chain.after(i)) for i, link in enumerate(chain.links)]
     for S, signs in form.columns():
@@ -71,6 +74,8 @@ def layer_chain_sums(problem: Problem, chain: LayerChain, form: Form) -> dict[st
                 assert rule is not None
                 found = rule.contract(link.layer, link.x.detach(), G, None, signs)
             names = problem.names(link.layer)
+            if not names.keys() <= found.keys():
+                return None
             for local, value in found.items():
                 if local in names:
                     add_to(sums, names[local], value)

@@ -17,11 +17,13 @@ from torch import Tensor
 from ..layers.layer_rule import add_to
 from ..layers.registry import rule_for
 from ..problem import Batch, Problem
-from ..routes.any_module import run_and_record
-from ..routes.dense_chain import DenseChain, trace_dense_chain
+from ..routes.any_module import Plan, Recorded
+from ..routes.dense_chain import DenseChain
 from ..routes.derivatives import backward, refuse_once_differentiable
+from ..routes.layer_chain import piecewise_linear_chain
 from . import ggn
 from .ggn_dense import dense_chain_diagonals, of_parameters
+from .ggn_layers import layer_chain_sums
 
 #: Columns of one double backward: enough to share what it costs to walk the graph, while all that
 #: the graph holds is there once for each of them.
@@ -30,16 +32,21 @@ CHUNK = 32
 
 def sums(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Sums over a batch, and the batch's part of the denominator."""
-    if problem.try_dense_chain:
-        chain = trace_dense_chain(problem.module, problem.loss, batch.X, second_slopes=True)
-        if chain is not None:
-            form, gradient = batch.form(chain.logits), batch.gradient(chain.logits)
-            diagonals = dense_chain_diagonals(problem, chain, form, residuals_of(chain, gradient))
-            return of_parameters(problem, chain, diagonals), batch.denominator(chain.output)
-        problem.give_up_dense_chain()
-    if problem.plan.piecewise_linear:
-        return ggn.sums(problem, batch)
-    return by_double_backward(problem, batch)
+    chain = problem.dense_chain(batch, second_slopes=True)
+    if chain is not None:
+        form, gradient = batch.form(chain.logits), batch.gradient(chain.logits)
+        diagonals = dense_chain_diagonals(problem, chain, form, residuals_of(chain, gradient))
+        return of_parameters(problem, chain, diagonals), batch.denominator(chain.output)
+    layers = problem.layer_chain(batch)
+    if layers is not None and piecewise_linear_chain(layers, problem.loss):
+        found = layer_chain_sums(problem, layers, batch.form(layers.logits.detach()))
+        if found is not None:
+            return found, batch.denominator(layers.output)
+    problem.try_layer_chain = False
+    recorded, plan = problem.record(batch)
+    if plan.piecewise_linear and problem.use_rules:
+        return ggn.pull_back_recorded(problem, batch, recorded, plan, batch.form)
+    return by_double_backward(problem, batch, recorded, plan)
 
 
 def residuals_of(chain: DenseChain, gradient: Tensor) -> list[Tensor | None]:
@@ -51,19 +58,22 @@ def residuals_of(chain: DenseChain, gradient: Tensor) -> list[Tensor | None]:
         if link.slope is not None:
             delta = delta * link.slope
         if link is not chain.links[0]:
-            delta = delta @ link.layer.weight.detach()
+            delta = delta @ link.weight.detach()
     return out[::-1]
 
 
-def by_double_backward(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+def by_double_backward(
+    problem: Problem, batch: Batch, recorded: Recorded, plan: Plan
+) -> tuple[dict[str, Tensor], Tensor]:
     """Columns of the Hessian itself: by layers' outputs where rules go on, else by parameters."""
-    plan, loss = problem.plan, problem.loss
-    recorded = run_and_record(problem.module, loss, batch.X, plan.layers)
-    value = (batch.w * loss.rows_at(recorded.logits, batch.y)).sum()
+    if not recorded.logits.requires_grad:
+        return {}, batch.denominator(recorded.output)
+    problem.loss.refuse_once_differentiable(recorded.logits, batch.y)
+    value = (batch.w * problem.loss.exact_at(recorded.logits, batch.y)).sum()
     total: dict[str, Tensor] = {}
     direct = list(plan.rest)
     for layer, names in plan.layers.items():
-        x, z = recorded.calls[layer][0]
+        x, z = recorded.calls[layer][0].x, recorded.calls[layer][0].z
         if z[0].numel() > sum(problem.parameters[name].numel() for name in names.values()):
             direct.extend(names.values())
             continue
@@ -96,7 +106,9 @@ def second_columns(value: Tensor, at: Tensor, rows: int | None) -> Iterator[tupl
     With ``rows``, ``at`` is (rows, ...) and rows do not mix: the unit column of one number of a row
     serves all rows.
     """
-    (slope,) = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
+    # torch marks once-differentiable functions only where the incoming gradient requires grad.
+    marked = torch.ones_like(value, requires_grad=True)
+    (slope,) = torch.autograd.grad(value, at, marked, create_graph=True, allow_unused=True)
     if slope is None or not slope.requires_grad:
         return
     refuse_once_differentiable([slope])

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..problem import Batch, Problem
-from ..routes.dense_chain import DenseChain, trace_dense_chain
+from ..routes.dense_chain import DenseChain
 from ..routes.layer_chain import NotALayerChain
 from . import recursion_shared
 from .ggn_dense import first_wanted, of_parameters
@@ -32,11 +32,8 @@ def sums_lm(problem: Problem, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def _sums(problem: Problem, batch: Batch, second_slopes: bool) -> tuple[dict[str, Tensor], Tensor]:
-    chain = None
-    if problem.try_dense_chain:
-        chain = trace_dense_chain(problem.module, problem.loss, batch.X, second_slopes)
+    chain = problem.dense_chain(batch, second_slopes)
     if chain is None:
-        problem.give_up_dense_chain()
         try:
             refuse_parameters(problem.module)
             return recursion_shared.sums(problem, batch, second_slopes)
@@ -72,7 +69,7 @@ def recursion_diagonals(
             h = h + residual
         diagonals[i] = h
         if i > first:
-            h = h @ links[i].layer.weight.detach().square()
+            h = h @ links[i].weight.detach().square()
     return diagonals
 
 
@@ -86,11 +83,9 @@ def refuse_parameters(module: nn.Module) -> None:
         for local, parameter in layer.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            plain = any(
-                type(layer).forward is kind.forward
-                for kind in recursion_shared.LINEAR
-                if isinstance(layer, kind)
-            )
+            plain = recursion_shared.passes(layer)
+            if plain and local not in ("weight", "bias"):
+                raise NotALayerChain(f"the parameter {local!r} of layer {name!r} ({layer})")
             if not plain:
                 raise NotALayerChain(
                     f"layer {name!r} ({layer})"

@@ -18,8 +18,9 @@ from torch.autograd.graph import Node
 from torch.func import functional_call
 from torch.nn import grad
 
+from ..layers.registry import computes_as
 from ..problem import Batch, Problem
-from ..routes.derivatives import PROBE_RTOL, probe_like, refuse_once_differentiable_map
+from ..routes.derivatives import probe_like, refuse_once_differentiable_map
 from ..routes.graph import (
     SWITCHES,
     elementwise,
@@ -35,6 +36,10 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 #: The layers that the recursion passes.
 LINEAR = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+
+#: How far two derivatives of the same probe may differ, relatively, to count as the same. The
+#: recursion is an approximation, so that a weak coupling of units may be left out as well.
+PROBE_RTOL = 1e-3
 
 #: What torch.nn.grad has for a convolution: derivatives by its input and its weight.
 BY_INPUT: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -54,7 +59,7 @@ def sums(problem: Problem, batch: Batch, second_slopes: bool) -> tuple[dict[str,
 
     Raises NotALayerChain where the module is not one, or a map between layers mixes units.
     """
-    linear = [m for m in problem.module.modules() if isinstance(m, LINEAR)]
+    linear = [m for m in problem.module.modules() if passes(m)]
     chain = trace_layer_chain(problem.module, problem.loss, batch.X, linear)
     logits = chain.logits.detach()
     h = batch.form(logits).diagonal()
@@ -75,6 +80,11 @@ def sums(problem: Problem, batch: Batch, second_slopes: bool) -> tuple[dict[str,
             h = to_input(layer, W.square(), x, h)
             delta = None if delta is None else to_input(layer, W, x, delta)
     return total, batch.denominator(chain.output)
+
+
+def passes(layer: nn.Module) -> bool:
+    """Whether the layer is one that the recursion passes, and computes as such."""
+    return any(computes_as(layer, kind) for kind in LINEAR)
 
 
 # -- from one layer to the next --------------------------------------------------------------------

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks import first_input, hooked
+from ..layers.registry import computes_as
 from ..losses.base import Loss
 from ..losses.categorical import CrossEntropy
-from .derivatives import PROBE_RTOL, probe_like, refuse_once_differentiable_map
-from .graph import elementwise, leaves, plain_name
+from .derivatives import agree, probe_like, refuse_once_differentiable_map
+from .graph import elementwise, leaves, plain_name, saved_dimension
 
 
 @dataclass
@@ -31,8 +32,12 @@ class DenseLink:
     layer : nn.Linear
     x : Tensor of shape (n, in)
         What the layer read.
+    output : Tensor of shape (n, out)
+        What it gave, with its own graph.
     z : Tensor of shape (n, out)
-        What it gave.
+        The same as a leaf.
+    weight, bias : Tensor
+        As they were in the call.
     slope : Tensor of shape (n, out) or None
         ``f'(z)``; None stands for 1.
     second_slope : Tensor of shape (n, out) or None
@@ -41,7 +46,10 @@ class DenseLink:
 
     layer: nn.Linear
     x: Tensor
+    output: Tensor
     z: Tensor
+    weight: Tensor
+    bias: Tensor | None
     slope: Tensor | None = None
     second_slope: Tensor | None = None
 
@@ -58,23 +66,29 @@ class DenseChain:
         What the module returned.
     logits : Tensor
         As many numbers in a row as the last ``z``, in the shape that the targets belong to.
+    reads_rows : bool
+        Whether the first layer reads the rows of X as they are, so that they cannot mix before it.
     """
 
     links: list[DenseLink]
     output: Tensor
     logits: Tensor
+    reads_rows: bool
 
 
 def may_be_dense_chain(module: nn.Module) -> bool:
-    """Whether every trainable parameter belongs to one plain Linear layer.
+    """Whether every trainable parameter is the weight or bias of one plain Linear layer.
 
     That is what a chain needs first; whether the module is one, is seen when it is traced.
     """
     owners = set()
     for layer in module.modules():
-        plain = isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
-        for parameter in layer.parameters(recurse=False):
-            if parameter.requires_grad and (not plain or parameter in owners):
+        plain = computes_as(layer, nn.Linear)
+        for local, parameter in layer._parameters.items():
+            if parameter is None:
+                continue
+            known = plain and local in ("weight", "bias")
+            if parameter.requires_grad and (not known or parameter in owners):
                 return False
             owners.add(parameter)
     return bool(owners)
@@ -106,22 +120,30 @@ def _trace(
         layer: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
         z = output.detach().requires_grad_()
-        links.append(DenseLink(layer, first_input(args, kwargs), z))
+        x = first_input(args, kwargs)
+        links.append(DenseLink(layer, x, output, z, layer.weight, layer.bias))
         return z.clone() if inplace else z
 
-    with hooked([m for m in module.modules() if isinstance(m, nn.Linear)], cut):
+    with hooked([m for m in module.modules() if computes_as(m, nn.Linear)], cut, first=True):
         output = module(X)
     if not isinstance(output, Tensor):
         return None
-    return _connect(links, output, loss, len(X), second_slopes)
+    return _connect(links, output, loss, X, second_slopes)
 
 
 def _connect(
-    links: list[DenseLink], output: Tensor, loss: Loss, rows: int, second_slopes: bool
+    links: list[DenseLink], output: Tensor, loss: Loss, X: Tensor, second_slopes: bool
 ) -> DenseChain | None:
     """The chain of these links, with their slopes; None where they are not connected so."""
+    rows = len(X)
     if not links or len({link.layer for link in links}) < len(links):
         return None
+    before: set[Tensor] = set()
+    for link in links:
+        if not _reads(link, before):
+            return None
+        before = {link.z}
+    reads_rows = is_the_same(links[0].x, X)
     if any(link.x.ndim != 2 or len(link.x) != rows for link in links) or leaves(links[0].x):
         return None
     for link, after in itertools.pairwise(links):
@@ -135,7 +157,30 @@ def _connect(
         return None
     if not _set_slopes(last, logits.reshape(last.z.shape), second_slopes):
         return None
-    return DenseChain(links, output.detach(), logits.detach())
+    return DenseChain(links, output.detach(), logits.detach(), reads_rows)
+
+
+def _reads(link: DenseLink, before: set[Tensor]) -> bool:
+    """Whether a layer's output depends on these leaves and on its own weight and bias, once each,
+    which are the module's and not others that took their place for the call.
+    """
+    if link.weight is not link.layer.weight or link.bias is not link.layer.bias:
+        return False
+    own = {p for p in (link.weight, link.bias) if p is not None and p.requires_grad}
+    found = leaves(link.output)
+    return found.keys() == before | own and all(found[p] == 1 for p in own)
+
+
+def is_the_same(x: Tensor, X: Tensor) -> bool:
+    """Whether x is X, or the same numbers in memory, with the rows where they were."""
+    return x is X or (
+        x.data_ptr() == X.data_ptr()
+        and x.dtype == X.dtype
+        and len(x) == len(X)
+        and x.numel() == X.numel()
+        and x.is_contiguous()
+        and X.is_contiguous()
+    )
 
 
 def top_logits(z: Tensor, output: Tensor, loss: Loss) -> Tensor:
@@ -151,18 +196,9 @@ def top_logits(z: Tensor, output: Tensor, loss: Loss) -> Tensor:
         if behind and plain_name(behind) == "Clone":
             behind = behind.next_functions[0][0]
         directly = getattr(behind, "variable", None) is z
-        if directly and loss.sees_through(plain_name(node), saved_dimension(node, z)):
+        if directly and loss.sees_through(plain_name(node), saved_dimension(node, z.ndim)):
             return z
     return loss.logits(output)
-
-
-def saved_dimension(node: Any, z: Tensor) -> int | None:
-    """The dimension of z that an operation such as softmax goes over; None for others."""
-    dimension = getattr(node, "_saved_dim", None)
-    if not isinstance(dimension, int) or not z.ndim:
-        return None
-    # torch keeps -1 as an unsigned number.
-    return (dimension - 2**64 if dimension > 2**63 else dimension) % z.ndim
 
 
 def _set_slopes(link: DenseLink, x: Tensor, second_slopes: bool) -> bool:
@@ -176,14 +212,20 @@ def _set_slopes(link: DenseLink, x: Tensor, second_slopes: bool) -> bool:
     if not known:
         probe = probe_like(x)
         (pulled,) = torch.autograd.grad(x, link.z, probe, retain_graph=True)
+        pulled = pulled.detach()
     if second_slopes and not known:
         refuse_once_differentiable_map(link.z, x)
     (slope,) = torch.autograd.grad(x, link.z, ones, create_graph=second_slopes)
-    if not known and not torch.allclose(pulled, slope.detach() * probe, rtol=PROBE_RTOL, atol=0):
+    if not known and not agree(pulled, slope.detach() * probe):
         return False
     if second_slopes and slope.requires_grad:
-        (link.second_slope,) = torch.autograd.grad(slope, link.z, ones, allow_unused=True)
-        if link.second_slope is not None and not link.second_slope.any():
-            link.second_slope = None
+        (second,) = torch.autograd.grad(
+            slope, link.z, ones, allow_unused=True, retain_graph=not known
+        )
+        if second is not None and not known:
+            (pulled,) = torch.autograd.grad(slope, link.z, probe)
+            if not agree(pulled, second * probe):
+                return False
+        link.second_slope = second if second is not None and second.any() else None
     link.slope = slope.detach()
     return True

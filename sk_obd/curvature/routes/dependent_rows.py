@@ -6,15 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-#: How far the first row's output may be from what it is without the second row. Other sizes of
-#: batch take other kernels, which round differently; rows that mix differ by more.
-GAP_RTOL, GAP_ATOL = 1e-3, 1e-6
+#: How far a row's output may be from what it is without the other rows, relative to the largest
+#: output, in units of what rounding does to a number. Other sizes of batch take other kernels,
+#: which round differently; rows that mix differ by more.
+GAP_ULPS, GAP_ATOL = 2000, 1e-6
 
 
 def refuse_dependent_rows(module: nn.Module, X: Tensor) -> None:
     """Raise ValueError where a row's output depends on other rows, or the weights on the rows.
 
-    It tries the module on the first two rows of X: together and on their own.
+    It tries the module on these rows, which should be a few: together and each on its own.
     """
     for name, layer in module.named_modules():
         if isinstance(layer, _BatchNorm) and layer.running_mean is None:
@@ -29,15 +30,21 @@ def refuse_dependent_rows(module: nn.Module, X: Tensor) -> None:
                 "do not have a fixed second derivative; set max_norm=None."
             )
     with torch.no_grad():
-        both, single = (checked_output(module, X[:rows]) for rows in (2, 1))
-    if len(both) < 2 or not single.numel():
+        together = checked_output(module, X)
+        alone = [checked_output(module, X[i : i + 1]) for i in range(len(X))]
+    if len(X) < 2 or not together.numel():
         return
-    gap = (both[:1] - single).abs().max()
-    if gap > GAP_RTOL * single.abs().max() + GAP_ATOL:
+    fits = all(one.shape[1:] == together.shape[1:] for one in alone)
+    if fits:
+        single, number = torch.cat(alone), torch.finfo(together.dtype)
+        atol = GAP_ATOL if number.eps > 1e-8 else 0.0
+        bound = min(GAP_ULPS * max(number.eps, 1e-12), 0.05) * single.abs().max() + atol
+        fits = not ((together - single).abs().max() > bound)
+    if not fits:
         raise ValueError(
-            f"{type(module).__name__} gives another output for the first row of X when the second "
-            "is with it: rows depend on each other, so there is no loss of a single row. Is some "
-            "layer reading the rows as time steps (batch_first=False)?"
+            f"{type(module).__name__} gives another output for a row of X when other rows are with "
+            "it: rows depend on each other, so there is no loss of a single row. Is some layer "
+            "reading the rows as time steps (batch_first=False)?"
         )
 
 

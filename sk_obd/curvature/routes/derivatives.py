@@ -7,14 +7,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .graph import nodes
+from ..losses.base import holds_once_differentiable
 
-#: Names of the node by which torch marks the derivative of a once-differentiable function.
-ONCE = ("torch::autograd::Error", "Error")
-
-#: How far two derivatives of the same probe may differ, relatively, to count as the same: more than
-#: rounding in float32, far less than any map that mixes numbers.
-PROBE_RTOL = 1e-3
+#: How far two derivatives of the same probe may differ to count as the same, in units of what
+#: rounding does to a number. A coupling that is taken for none changes the result by as little.
+PROBE_ULPS = 100
 
 
 def backward(output: Tensor, inputs: Sequence[Tensor], S: Tensor) -> Sequence[Tensor | None]:
@@ -42,9 +39,7 @@ def refuse_once_differentiable(tensors: Iterable[Tensor | None]) -> None:
     ``autograd.grad`` does not reach it, and leaves its part out.
     """
     for tensor in tensors:
-        if tensor is None or tensor.grad_fn is None:
-            continue
-        if any(node.name() in ONCE for node in nodes(tensor.grad_fn)):
+        if tensor is not None and holds_once_differentiable(tensor):
             raise RuntimeError(
                 "the network holds a function marked once_differentiable, which has no second "
                 "derivative"
@@ -60,6 +55,13 @@ def refuse_once_differentiable_map(z: Tensor, x: Tensor) -> None:
     refuse_once_differentiable(
         torch.autograd.grad(x, z, marked, create_graph=True, allow_unused=True)
     )
+
+
+def agree(found: Tensor, expected: Tensor) -> bool:
+    """Whether two derivatives of the same probe differ by rounding only."""
+    rtol = PROBE_ULPS * torch.finfo(expected.dtype).eps
+    atol = rtol * expected.abs().max().item() if expected.numel() else 0.0
+    return torch.allclose(found, expected, rtol=rtol, atol=atol)
 
 
 def probe_like(tensor: Tensor) -> Tensor:

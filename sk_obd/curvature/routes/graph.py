@@ -8,8 +8,7 @@ that asks for less.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -30,13 +29,16 @@ ELEMENTWISE = (
     | {"Exp", "Log", "Sqrt", "Sin", "Cos", "Abs", "Neg", "Clamp"}
 )
 
+#: Operations of two numbers, one of each input. They are elementwise where no input is broadcast.
+PAIRWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Where", "Maximum", "Minimum"})
+
 #: Operations that are piecewise linear in each input, the others held fixed.
 PIECEWISE_LINEAR = (
     VIEWS
     | {"Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Linear", "Embedding"}
     | {"Convolution", "MkldnnConvolution", "CudnnConvolution"}
     | {"Relu", "LeakyRelu", "Hardtanh", "Threshold", "Clamp"}
-    | {"Add", "Sub", "Neg", "Mean", "Sum", "Max", "Amax"}
+    | {"Add", "Sub", "Neg", "Mul", "Div", "Where", "Mean", "Sum", "Max", "Amax"}
     | {"MaxPoolWithIndices", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool"}
     | {"T", "Transpose", "Permute", "Expand", "AsStrided", "Flip", "Roll", "Index"}
     | {"Cat", "Stack", "Split", "SplitWithSizes", "Unbind", "Slice", "Select"}
@@ -45,6 +47,13 @@ PIECEWISE_LINEAR = (
 
 #: Batch norms, which are linear in eval mode.
 BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm"})
+
+#: The two inputs of these operations that are multiplied with each other, by their place.
+FACTORS = {
+    **dict.fromkeys(("Mul", "Mm", "Bmm", "Linear", *BATCH_NORMS), (0, 1)),
+    **dict.fromkeys(("Convolution", "MkldnnConvolution", "CudnnConvolution"), (0, 1)),
+    **dict.fromkeys(("Addmm", "Baddbmm", "Addbmm"), (1, 2)),
+}
 
 
 def plain_name(node: Node) -> str:
@@ -78,13 +87,19 @@ def leaves(tensor: Tensor) -> dict[Tensor, int]:
     """The leaves a tensor depends on, each with the number of edges into it."""
     if tensor.grad_fn is None:
         return {tensor: 1} if tensor.requires_grad else {}
-    edges: Counter[Any] = Counter(
-        after
-        for node in nodes(tensor.grad_fn)
-        for after, _ in node.next_functions
-        if after is not None and is_leaf(after)
-    )
-    return {node.variable: count for node, count in edges.items()}
+    found: dict[Tensor, int] = {}
+    stack: list[Any] = [tensor.grad_fn]
+    seen = set(stack)
+    while stack:
+        for after, _ in stack.pop().next_functions:
+            if after is None:
+                continue
+            if hasattr(after, "variable"):
+                found[after.variable] = found.get(after.variable, 0) + 1
+            elif after not in seen:
+                seen.add(after)
+                stack.append(after)
+    return found
 
 
 def path_between(z: Tensor, x: Tensor) -> list[Node] | None:
@@ -124,26 +139,99 @@ def windows_apart(pool: Any) -> bool:
 
 
 def elementwise(tensor: Tensor) -> bool:
-    """Whether only operations known to be elementwise lie behind the tensor."""
-    assert tensor.grad_fn is not None
-    return all(is_leaf(node) or plain_name(node) in ELEMENTWISE for node in nodes(tensor.grad_fn))
+    """Whether only operations known to be elementwise lie behind the tensor.
 
-
-def piecewise_linear(tensor: Tensor, harmless_top: frozenset[str] = frozenset()) -> bool:
-    """Whether the tensor is piecewise linear in every leaf that is used once.
-
-    Its last operations are skipped as long as they are named in ``harmless_top``.
+    None of them makes fewer numbers of its inputs, and broadcasting an input makes more. So where
+    each leaf has as many numbers as the tensor, nothing has been broadcast.
     """
-    start = tensor.grad_fn
-    while start is not None and plain_name(start) in harmless_top:
-        start = start.next_functions[0][0]
-    return start is None or all(map(linear_step, nodes(start)))
+    assert tensor.grad_fn is not None
+    for node in nodes(tensor.grad_fn):
+        if is_leaf(node):
+            if node.variable.numel() != tensor.numel():
+                return False
+        elif plain_name(node) not in ELEMENTWISE and plain_name(node) not in PAIRWISE:
+            return False
+    return True
 
 
-def linear_step(node: Any) -> bool:
-    """Whether the node is a leaf or an operation that is piecewise linear."""
-    if is_leaf(node):
+def piecewise_linear(
+    tensor: Tensor, tops: Iterable[tuple[str, ...]] = (), dimension: int = 1
+) -> bool:
+    """Whether the tensor is piecewise linear in every leaf, the other leaves held fixed.
+
+    Where two things are multiplied, they must not depend on the same leaf. The last operations are
+    skipped where they are one of ``tops``, a sequence of names beginning with the last; those that
+    go over a dimension must go over ``dimension``.
+    """
+    start = below(tensor, tops, dimension)
+    if start is None:
         return True
-    if plain_name(node) in BATCH_NORMS:
-        return not node._saved_training
-    return plain_name(node) in PIECEWISE_LINEAR
+    behind: dict[Node, int] = {}  # which leaves: a bit for each
+    bits = 0
+    for node in inputs_first(start):
+        if is_leaf(node):
+            behind[node], bits = 1 << bits, bits + 1
+            continue
+        reads = [0 if before is None else behind[before] for before, _ in node.next_functions]
+        if not linear_step(node, reads):
+            return False
+        behind[node] = 0
+        for leaf in reads:
+            behind[node] |= leaf
+    return True
+
+
+def below(tensor: Tensor, tops: Iterable[tuple[str, ...]], dimension: int) -> Node | None:
+    """The last node of the tensor's graph, or the one below the first of ``tops`` that fits."""
+    for top in tops:
+        node: Any = tensor.grad_fn
+        for name in top:
+            fits = node is not None and not is_leaf(node) and plain_name(node) == name
+            if not fits or saved_dimension(node, tensor.ndim) not in (None, dimension):
+                break
+            node = node.next_functions[0][0]
+        else:
+            return node
+    return tensor.grad_fn
+
+
+def saved_dimension(node: Any, ndim: int) -> int | None:
+    """The dimension that an operation such as softmax goes over, of ``ndim``; None for others."""
+    dimension = getattr(node, "_saved_dim", None)
+    if not isinstance(dimension, int) or not ndim:
+        return None
+    # torch keeps -1 as an unsigned number.
+    return (dimension - 2**64 if dimension > 2**63 else dimension) % ndim
+
+
+def inputs_first(start: Node) -> Iterator[Node]:
+    """The node ``start`` and every node behind it, each once and after all that it reads."""
+    stack: list[tuple[Any, bool]] = [(start, False)]
+    seen = set()
+    while stack:
+        node, read = stack.pop()
+        if read:
+            yield node
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((before, False) for before, _ in node.next_functions if before is not None)
+
+
+def linear_step(node: Any, reads: list[int]) -> bool:
+    """Whether an operation is piecewise linear in every leaf; ``reads``: the leaves, as bits,
+    that each of its inputs depends on.
+    """
+    name = plain_name(node)
+    if name in BATCH_NORMS:
+        if node._saved_training:
+            return False
+    elif name not in PIECEWISE_LINEAR:
+        return False
+    if name == "Div":
+        return not any(reads[1:])
+    if name not in FACTORS:
+        return True
+    one, two = FACTORS[name]
+    # A number in a tensor's place is not among what was read.
+    return two >= len(reads) or not reads[one] & reads[two]

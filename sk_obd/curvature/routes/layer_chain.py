@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks import first_input, hooked
+from ..layers.registry import rule_for
 from ..losses.base import Loss
 from .dense_chain import top_logits
-from .derivatives import backward
+from .derivatives import backward, probe_like
 from .graph import (
     SWITCHES,
     elementwise,
     is_max_pool,
     leaves,
     path_between,
+    piecewise_linear,
     plain_name,
     pooled_from,
 )
@@ -46,12 +48,15 @@ class LayerLink:
         What it gave, with its own graph from ``x``.
     z : Tensor of shape (n, ...)
         The same as a leaf.
+    held : dict of str to Tensor or None
+        The layer's parameters as they were in the call, by local name, and its weight.
     """
 
     layer: nn.Module
     x: Tensor
     output: Tensor
     z: Tensor
+    held: dict[str, Any]
 
 
 @dataclass
@@ -82,8 +87,8 @@ def trace_layer_chain(
 ) -> LayerChain:
     """Run the rows through the module, cut at these layers.
 
-    Raises NotALayerChain where a layer is called twice, or reads another tensor than the output of
-    the layer before.
+    Raises NotALayerChain where a layer is called twice, or reads anything but the output of the
+    layer before and its own parameters, each of them once.
     """
     links, output = cut(module, X, layers)
     names = {layer: name for name, layer in module.named_modules()}
@@ -96,7 +101,7 @@ def trace_layer_chain(
     logits = top_logits(links[-1].z, output, loss)
     before: set[Tensor] = set()
     for link in links:
-        if not isinstance(link.x, Tensor) or set(leaves(link.x)) != before:
+        if not isinstance(link.x, Tensor) or not own_parameters_only(link, before):
             raise NotALayerChain(
                 f"what layer {names[link.layer]!r} ({link.layer}) reads: not only the layer before"
             )
@@ -116,13 +121,75 @@ def cut(module: nn.Module, X: Tensor, layers: Iterable[nn.Module]) -> tuple[list
         if not isinstance(output, Tensor):
             raise NotALayerChain(f"layer {layer}, which gives more than a tensor")
         z = output.detach().requires_grad_()
-        links.append(LayerLink(layer, first_input(args, kwargs), output, z))
+        links.append(LayerLink(layer, first_input(args, kwargs), output, z, held_by(layer)))
         # A copy goes on, so that nothing changes z in place.
         return z.clone()
 
-    with hooked(layers, keep):
+    with hooked(layers, keep, first=True):
         output = module(X)
     return links, output
+
+
+def held_by(layer: nn.Module) -> dict[str, Any]:
+    """What the layer finds under the names of its own parameters, and as its weight."""
+    return {name: getattr(layer, name, None) for name in (*layer._parameters, "weight")}
+
+
+def unchanged(layer: nn.Module, held: dict[str, Any]) -> bool:
+    """Whether the layer was called with its own parameters, not with others in their place."""
+    own = layer._parameters
+    return all(
+        value is (own[name] if name in own else getattr(layer, name, None))
+        for name, value in held.items()
+    )
+
+
+def own_parameters_only(link: LayerLink, before: set[Tensor]) -> bool:
+    """Whether a layer's output depends on these leaves and its own parameters, once on each."""
+    own = {p for p in link.layer.parameters(recurse=False) if p.requires_grad}
+    found = leaves(link.output)
+    return (
+        unchanged(link.layer, link.held)
+        and found.keys() == before | own
+        and all(found[p] == 1 for p in own)
+    )
+
+
+def rows_are_rows(chain: LayerChain, rows: int) -> bool:
+    """Whether every layer reads as many rows as X has, and none of them mixes its rows."""
+    return len(chain.logits) == rows and all(
+        link.x.ndim > 0
+        and len(link.x) == len(link.z) == rows
+        and (rule := rule_for(link.layer)) is not None
+        and rule.keeps_rows(link.layer, link.x)
+        for link in chain.links
+    )
+
+
+def keeps_rows_apart(chain: LayerChain) -> bool:
+    """Whether row i of what follows a layer depends only on row i of the layer's output.
+
+    Tried with a backward pass for each row of the chain, which should be of a few rows.
+    """
+    for i, link in enumerate(chain.links):
+        z, x = link.z, chain.after(i)
+        if x is z or (x.shape == z.shape and elementwise(x)):
+            continue
+        for row in range(len(x)):
+            towards = torch.zeros_like(x)
+            towards[row] = probe_like(x[row])
+            (reached,) = torch.autograd.grad(x, z, towards, retain_graph=True)
+            reached[row] = 0
+            if reached.any():
+                return False
+    return True
+
+
+def piecewise_linear_chain(chain: LayerChain, loss: Loss) -> bool:
+    """Whether the logits of a chain are piecewise linear in every parameter."""
+    return all(piecewise_linear(link.output) for link in chain.links) and piecewise_linear(
+        chain.logits, loss.tops, loss.dimension(chain.logits)
+    )
 
 
 def columns_between(z: Tensor, x: Tensor, S: Tensor) -> Tensor:

@@ -34,5 +34,5 @@ def test_what_a_max_pool_chose_is_gathered_where_that_is_all_there_is(name, gath
 
     monkeypatch.setattr(ConvRule, "contract_pooled", counting)
     module, criterion, X, y = BY_NAME[name].make()
-    diagonal(module, criterion, X, y)
+    diagonal(module, criterion, X, y, check=False)
     assert len(calls) == gathered

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sk_obd.curvature.losses.registry import loss_of
-from sk_obd.curvature.routes.any_module import make_plan
+from sk_obd.curvature.routes.any_module import candidates_for_rules, make_plan, run_and_record
 from tests.library.cases import BY_NAME
 
 
@@ -23,6 +23,7 @@ from tests.library.cases import BY_NAME
 def test_only_piecewise_linear_networks_take_the_short_way(name, linear):
     case = BY_NAME[name]
     module, criterion, X, _ = case.make()
-    parameters = dict(module.named_parameters())
-    plan = make_plan(module.eval(), loss_of(criterion, case.outputs), parameters, X[:2])
+    loss, parameters = loss_of(criterion, case.outputs), dict(module.named_parameters())
+    layers = candidates_for_rules(module.eval(), parameters)
+    plan = make_plan(loss, parameters, run_and_record(module, loss, X[:2], layers))
     assert plan.piecewise_linear is linear

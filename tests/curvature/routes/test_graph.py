@@ -9,6 +9,7 @@ from torch import nn
 
 from sk_obd.curvature.routes.graph import (
     ELEMENTWISE,
+    PAIRWISE,
     PIECEWISE_LINEAR,
     SWITCHES,
     elementwise,
@@ -76,6 +77,9 @@ LINEAR = {
     "Add": lambda x: x + 1,
     "Sub": lambda x: x - 1,
     "Neg": torch.neg,
+    "Mul": lambda x: x * weight(4),
+    "Div": lambda x: x / weight(4),
+    "Where": lambda x: torch.where(x > 0.5, x, -x),
     "Mean": lambda x: x.mean(1),
     "Sum": lambda x: x.sum(1),
     "Max": lambda x: x.max(1)[0],
@@ -109,10 +113,10 @@ LINEAR = {
 ELSEWHERE = {"Alias", "ReshapeAlias", "Linear", "MkldnnConvolution", "CudnnConvolution", "Selu"}
 MIXING = {
     "softmax": lambda x: x.softmax(1),
-    "a square": torch.square,
     "a product": lambda x: x * x.flip(0),
     "layer norm": lambda x: F.layer_norm(x, (4,)),
-    "a quotient": lambda x: 1 / x,
+    "a weak coupling": lambda x: x * (1 + 1e-9 * x.sum(1, keepdim=True)),
+    "a column for all": lambda x: x[..., :1] * x,
     "a norm": lambda x: x.norm(dim=1),
 }
 
@@ -160,6 +164,58 @@ def test_other_operations_are_not_elementwise_and_not_piecewise_linear(name):
     assert not piecewise_linear(x)
 
 
+PAIRS = {
+    "Add": lambda x: x + torch.tanh(x),
+    "Sub": lambda x: x - 2 * torch.tanh(x),
+    "Mul": lambda x: x * torch.sigmoid(x),
+    "Div": lambda x: x / (1 + x.abs()),
+    "Pow": lambda x: x**3,
+    "Where": lambda x: torch.where(x > 0.5, x, x.exp()),
+    "Maximum": lambda x: torch.maximum(x, x**2),
+    "Minimum": lambda x: torch.minimum(x, x**2),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_operations_of_two_numbers_are_elementwise_where_nothing_is_broadcast(name):
+    assert PAIRS.keys() == PAIRWISE
+    z = leaf(2, 3)
+    x = PAIRS[name](z)
+    assert name in names(x)
+    assert elementwise(x)
+    J = torch.autograd.functional.jacobian(PAIRS[name], z).view(6, 6)
+    assert torch.equal(J, torch.diag(J.diagonal()))
+
+
+def test_what_is_broadcast_is_not_elementwise():
+    z, column = leaf(2, 3), leaf(2, 1)
+    assert not elementwise(z * column)
+    assert not elementwise(z.view(6, 1) * z.view(1, 6))
+    assert elementwise(z * torch.ones(3, dtype=F64))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda z: z @ z.T,
+        lambda z: torch.bmm(z[None], z[None].mT),
+        lambda z: z * z,
+        lambda z: torch.relu(z) * z.sum(),
+        lambda z: F.conv1d(z[None], z.view(4, 4, 1)),
+        lambda z: torch.addmm(ONE, z, z.T),
+        lambda z: 1 / z,
+    ],
+)
+def test_what_is_multiplied_with_itself_is_not_piecewise_linear(f):
+    assert not piecewise_linear(f(leaf(4, 4)))
+
+
+def test_what_is_multiplied_with_something_else_is_piecewise_linear_in_both():
+    a, b = leaf(4, 4), leaf(4, 4)
+    for x in (a @ b, torch.relu(a) * b, 2 * a / 3, torch.where(a > 0.5, a, b), a + torch.relu(a)):
+        assert piecewise_linear(x)
+
+
 @pytest.mark.parametrize("name", ["Relu", *SHAPES])
 def test_switches_have_slope_0_or_1(name):
     assert name in SWITCHES
@@ -194,15 +250,20 @@ def test_what_is_not_in_the_table_is_not_taken_for_piecewise_linear(name):
 def test_a_harmless_top_is_skipped():
     x = F.linear(leaf(2, 3), weight(4, 3)).softmax(1).clamp(min=1e-9).log()
     assert not piecewise_linear(x)
-    assert piecewise_linear(x, frozenset({"Softmax", "Clamp", "Log"}))
-    assert not piecewise_linear(x.softmax(1), frozenset({"Softmax", "Clamp", "LogSoftmax"}))
+    tops = [("LogSoftmax",), ("Log", "Clamp", "Softmax")]
+    assert piecewise_linear(x, tops)
+    assert not piecewise_linear(x, tops, 0)
+    z = F.linear(leaf(2, 3), weight(4, 3))
+    assert piecewise_linear(z.log_softmax(-1), tops)
+    for twice in (x.softmax(1), x.log_softmax(1), z.softmax(1).log_softmax(1)):
+        assert not piecewise_linear(twice, tops)
 
 
 def test_batch_norm_is_linear_in_eval_mode():
     norm, z = nn.BatchNorm1d(3).to(F64), leaf(4, 3)
     assert piecewise_linear(norm.eval()(z))
     assert not piecewise_linear(norm.train()(z))
-    assert not linear_step(norm.train()(z).grad_fn)
+    assert not linear_step(norm.train()(z).grad_fn, [1, 2, 4])
 
 
 def test_leaves_are_counted_by_use():
