@@ -165,8 +165,10 @@ def without_mkldnn() -> Iterator[None]:
 
 
 class WeightNormOfParts(TorchFunctionMode):
-    """Weight norm as a product of operations: the derivative of torch's fused one takes the norm
-    for a constant, so that its second derivatives are wrong.
+    """Weight norm as a product of operations.
+
+    The derivative of torch's fused one takes the norm for a constant, so that its second
+    derivatives are wrong.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -202,8 +204,9 @@ def buffers_restored(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def plain_embeddings(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let embeddings give dense gradients that are the derivatives, not divided by how often a word
-    is there; on leaving, they have their settings back.
+    """Let embeddings give dense gradients, not divided by how often a word is there.
+
+    On leaving, they have their settings back.
     """
     changed = [
         (m, name)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .hooks import trainable
-from .losses.hessians import Columns, Form, RankOne
+from .losses.hessians import Columns, Form
 from .methods import ggn, hessian
 from .problem import Batch, Buffers, Problem
 
@@ -77,8 +77,9 @@ def worth_comparing(problem: Problem, method: str, rows: int) -> bool:
 
 
 def disagreement(problem: Problem, method: str, X: Tensor, y: Tensor) -> str | None:
-    """The name of a parameter of which the chosen route gives another result for the rows X, y
-    than plain autograd; None where all agree.
+    """The name of a parameter whose result by the chosen route is not that of plain autograd.
+
+    Both are of the rows X, y; None where all agree.
     """
     problem, X, y = in_double(problem, X, y)
     w = torch.ones(len(X), dtype=X.dtype if X.is_floating_point() else torch.float64)
@@ -112,8 +113,10 @@ def warn_of(name: str, module: nn.Module) -> None:
 
 
 def in_double(problem: Problem, X: Tensor, y: Tensor) -> tuple[Problem, Tensor, Tensor]:
-    """The problem with a copy of the module in float64, and the rows; all as they are where the
-    module is in float64 already, is large, or cannot be copied or run in it.
+    """The problem with a copy of the module in float64, and the rows X, y in it.
+
+    All are as they were where the module is in float64 already, is large, or cannot be copied or
+    run in it.
     """
     module, parameters = problem.module, problem.parameters
     types = {t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()}
@@ -144,28 +147,30 @@ def in_double(problem: Problem, X: Tensor, y: Tensor) -> tuple[Problem, Tensor, 
 
 
 def pulled_squares(problem: Problem, batch: Batch, method: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """For every parameter, the sum of ``sign (J^T s)**2`` over a few columns s: by the route, and
-    by a backward pass for each row and column.
+    """For every parameter, the sum of ``sign (J^T s)**2`` over a few columns s, found twice.
+
+    First by the route, then by a backward pass for each row and column.
     """
-    given: dict[str, Tensor] = {}
+    given: list[Several] = []
 
     def form_at(logits: Tensor) -> Form:
         if method == "fisher":
-            form: Form = RankOne(batch.loss.gradient(logits, batch.y))
-            given["S"], given["signs"] = form.s.unsqueeze(0), None
+            few = Several(batch.loss.gradient(logits, batch.y).unsqueeze(0))
         else:
-            given["S"], given["signs"] = few_columns(batch.form(logits))
-        return Several(given["S"], given["signs"])
+            few = few_columns(batch.form(logits))
+        given.append(few)
+        return few
 
     found, _ = ggn.pull_back(problem, batch, form_at)
     expected = {n: torch.zeros_like(p, requires_grad=False) for n, p in problem.parameters.items()}
     parameters = list(problem.parameters.values())
+    S, signs = given[-1].S, given[-1].signs
     for i in range(len(batch.X)):
         logits = batch.loss.logits(problem.module(batch.X[i : i + 1]))
         if not logits.requires_grad:
             continue
-        for k, s in enumerate(given["S"][:, i : i + 1]):
-            sign = 1.0 if given["signs"] is None else given["signs"][k, i]
+        for k, s in enumerate(S[:, i : i + 1]):
+            sign = 1.0 if signs is None else signs[k, i]
             slopes = torch.autograd.grad(
                 logits, parameters, s.reshape(logits.shape), retain_graph=True, allow_unused=True
             )
@@ -175,21 +180,22 @@ def pulled_squares(problem: Problem, batch: Batch, method: str) -> dict[str, tup
     return {n: (found.get(n, torch.zeros_like(e)), e) for n, e in expected.items() if e.numel()}
 
 
-def few_columns(form: Form) -> tuple[Tensor, Tensor | None]:
+def few_columns(form: Form) -> Several:
     """The columns of a form with their signs, or random mixtures of the first block of them."""
     S, signs = next(form.columns())
     if len(S) <= MIXTURES:
-        return S, signs
+        return Several(S, signs)
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(MIXTURES, len(S), generator=generator, dtype=torch.float64).to(S)
-    return torch.tensordot(mix, S, 1), None
+    return Several(torch.tensordot(mix, S, 1))
 
 
 def second_derivatives(problem: Problem, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-    """For every parameter, the second derivatives by a few of its numbers: by the route, and by
-    plain double backward of the rows' losses, each row gone through the module on its own.
+    """For every parameter, the second derivatives by a few of its numbers, found twice.
 
-    The numbers are that with the largest first derivative and that with the largest result.
+    First by the route, then by plain double backward of the rows' losses, where each row has gone
+    through the module on its own. The numbers are that with the largest first derivative and that
+    with the largest result.
     """
     found, _ = hessian.sums(problem, batch)
     value = batch.w.new_zeros(())

@@ -181,8 +181,9 @@ class Problem:
         return chain
 
     def layer_chain(self, batch: Batch) -> LayerChain | None:
-        """The batch gone through a chain of layers with rules, whose rows are those of X; None
-        where the module is not such a chain.
+        """The batch gone through a chain of layers with rules, whose rows are those of X.
+
+        None where the module is not such a chain.
         """
         layers = self.layers_with_rules
         if not (self.try_layer_chain and layers):

@@ -25,21 +25,6 @@ from tests.library.modules import (
     tanh_mlp,
 )
 
-from tests.library.modules import (
-    Attention,
-    FirstState,
-    Functional,
-    Own,
-    PerPosition,
-    Recurrent,
-    Residual,
-    TiedAutoencoder,
-    Twice,
-    WordTransformer,
-    mlp,
-    tanh_mlp,
-)
-
 F64 = torch.float64
 
 

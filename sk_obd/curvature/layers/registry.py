@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -95,22 +96,24 @@ def rule_for(layer: nn.Module) -> Rule[Any] | None:
 
 
 def computes_as(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the layer does what calling a ``kind`` does, apart from the layer's own
-    hooks: neither a subclass nor the instance replaces a method that a call may use, and no hook
-    of all modules steps in.
+    """Whether calling the layer does what calling a ``kind`` does, apart from its own hooks.
+
+    Neither a subclass nor the instance may replace a method that a call may use, and no hook of all
+    modules may step in.
     """
     if not isinstance(layer, kind) or hooks_of_all_modules():
         return False
+    used = used_in_a_call(cast(Hashable, kind))
     between = [c for c in type(layer).__mro__ if c not in kind.__mro__]
     for replaced in (vars(layer), *map(vars, between)):
-        for name in replaced.keys() & used_in_a_call(kind):
+        for name in replaced.keys() & used:
             if replaced[name] is not getattr(kind, name):
                 return False
     return True
 
 
 @lru_cache
-def used_in_a_call(kind: type[nn.Module]) -> frozenset[str]:
+def used_in_a_call(kind: Any) -> frozenset[str]:
     """Names of the attributes of a layer type that calling it may use."""
     return frozenset(
         name

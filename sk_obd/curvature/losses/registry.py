@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
@@ -80,8 +81,9 @@ def loss_of(criterion: Criterion | Loss, outputs: str | None = None) -> Loss:
         raise ValueError(
             f"criterion must be callable as criterion(output, target), found {criterion!r}."
         )
-    if type(criterion) in ENTRIES:
-        return ENTRIES[type(criterion)](criterion, outputs)
+    kind: Any = type(criterion)
+    if kind in ENTRIES:
+        return ENTRIES[kind](criterion, outputs)
     refuse_signature(criterion)
     for kind, entry in ENTRIES.items():
         if isinstance(criterion, kind) and type(criterion).forward is kind.forward:

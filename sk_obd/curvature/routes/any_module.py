@@ -14,7 +14,7 @@ from torch.autograd.graph import Node
 from ..hooks import first_input, hooked
 from ..layers.registry import rule_for
 from ..losses.base import Loss
-from .graph import is_leaf, nodes, piecewise_linear
+from .graph import is_leaf, leaf_of, nodes, piecewise_linear
 from .layer_chain import held_by, unchanged
 
 #: Rows on which a plan is tried out, enough to see whether one of them reaches another's logits.
@@ -115,7 +115,7 @@ def signature(recorded: Recorded) -> Hashable:
     if recorded.logits.grad_fn is not None:
         for node in nodes(recorded.logits.grad_fn):
             names.append(node.name())
-            uses.append(node.variable if is_leaf(node) else None)
+            uses.append(leaf_of(node) if is_leaf(node) else None)
     calls = tuple((layer, len(each)) for layer, each in recorded.calls.items())
     return tuple(names), tuple(uses), calls
 
@@ -126,7 +126,7 @@ def make_plan(loss: Loss, parameters: dict[str, nn.Parameter], recorded: Recorde
     start = recorded.logits.grad_fn
     graph: set[Node] = set(nodes(start)) if start is not None else set()
     edges = Counter(
-        after.variable
+        leaf_of(after)
         for node in graph
         for after, _ in node.next_functions
         if after is not None and is_leaf(after)
@@ -153,8 +153,9 @@ def make_plan(loss: Loss, parameters: dict[str, nn.Parameter], recorded: Recorde
 
 
 def rule_holds(layer: nn.Module, call: Call, own: dict[str, nn.Parameter]) -> bool:
-    """Whether a call is of the kind that the layer's rule is for: rows first in and out, with the
-    layer's own parameters, all of which the rule knows.
+    """Whether a call is of the kind that the layer's rule is for.
+
+    Rows come first, in and out, and the layer has its own parameters, all of which the rule knows.
     """
     rule, x, z = rule_for(layer), call.x, call.z
     if rule is None or not isinstance(x, Tensor) or not isinstance(z, Tensor):

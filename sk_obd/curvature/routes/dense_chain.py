@@ -161,8 +161,9 @@ def _connect(
 
 
 def _reads(link: DenseLink, before: set[Tensor]) -> bool:
-    """Whether a layer's output depends on these leaves and on its own weight and bias, once each,
-    which are the module's and not others that took their place for the call.
+    """Whether a layer's output depends on these leaves and its own weight and bias, once each.
+
+    Weight and bias must be the module's, not others that took their place for the call.
     """
     if link.weight is not link.layer.weight or link.bias is not link.layer.bias:
         return False

@@ -70,6 +70,11 @@ def is_leaf(node: Node) -> bool:
     return hasattr(node, "variable")
 
 
+def leaf_of(node: Any) -> Tensor:
+    """The leaf that a node stands for."""
+    return node.variable
+
+
 def nodes(start: Node) -> Iterator[Node]:
     """The node ``start`` and every node behind it, each once."""
     stack = [start]
@@ -147,7 +152,7 @@ def elementwise(tensor: Tensor) -> bool:
     assert tensor.grad_fn is not None
     for node in nodes(tensor.grad_fn):
         if is_leaf(node):
-            if node.variable.numel() != tensor.numel():
+            if leaf_of(node).numel() != tensor.numel():
                 return False
         elif plain_name(node) not in ELEMENTWISE and plain_name(node) not in PAIRWISE:
             return False
@@ -219,8 +224,9 @@ def inputs_first(start: Node) -> Iterator[Node]:
 
 
 def linear_step(node: Any, reads: list[int]) -> bool:
-    """Whether an operation is piecewise linear in every leaf; ``reads``: the leaves, as bits,
-    that each of its inputs depends on.
+    """Whether an operation is piecewise linear in every leaf.
+
+    ``reads`` are the leaves, as bits, that each of its inputs depends on.
     """
     name = plain_name(node)
     if name in BATCH_NORMS:

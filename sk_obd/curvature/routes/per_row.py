@@ -89,9 +89,9 @@ class PerRow:
             return {name: value.detach() for name, value in vmap(row, (0, 1))(X, S).items()}
 
     def confirmed(self, together: dict[str, Tensor], X: Tensor, S: Tensor) -> bool:
-        """Whether the columns of all rows are those of plain autograd: their sum, each times a
-        number of its own, is one backward pass.
+        """Whether the columns of all rows are those of plain autograd.
 
+        Their sum, each times a number of its own, is one backward pass.
         Some of torch's batching rules are wrong without a word, and some only for some rows, as
         those of the derivatives of ``torch.cdist`` and of PReLU.
         """
