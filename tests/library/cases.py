@@ -726,20 +726,20 @@ CASES += [Case(name, build, CE, data) for name, (build, data) in TREACHEROUS.ite
 CASES += [
     Case(
         "softmax under log-softmax",
-        lambda: mlp(4, 4, 3, act=nn.ReLU, top=[nn.Softmax(1), nn.LogSoftmax(1)]),
+        lambda: mlp(4, 4, 3, top=[nn.Softmax(1), nn.LogSoftmax(1)]),
         nn.NLLLoss,
         labels(5, 4),
     ),
     Case(
         "softmax twice",
-        lambda: mlp(4, 4, 3, act=nn.ReLU, top=[nn.Softmax(1), nn.Softmax(1)]),
+        lambda: mlp(4, 4, 3, top=[nn.Softmax(1), nn.Softmax(1)]),
         nn.NLLLoss,
         labels(5, 4),
         "proba",
     ),
     Case(
         "sigmoid twice",
-        lambda: mlp(4, 4, 2, act=nn.ReLU, top=[nn.Sigmoid(), nn.Sigmoid()]),
+        lambda: mlp(4, 4, 2, top=[nn.Sigmoid(), nn.Sigmoid()]),
         nn.BCELoss,
         binary(5, 4, 2),
         "proba",
@@ -823,12 +823,12 @@ PEERS = {
         labels(4, 2, 3),
     ),
     "numbers for every position": (
-        lambda: mlp(3, 4, 2),
+        lambda: tanh_mlp(3, 4, 2),
         MSE,
         lambda: (torch.randn(4, 2, 3, 3, dtype=F64), torch.randn(4, 2, 3, 2, dtype=F64)),
     ),
     "yes or no for every position": (
-        lambda: mlp(3, 4, 1, act=nn.ReLU),
+        lambda: mlp(3, 4, 1),
         nn.BCEWithLogitsLoss,
         lambda: (
             torch.randn(4, 5, 3, dtype=F64),

@@ -37,7 +37,7 @@ def test_criteria_that_can_be_differentiated_once_are_refused(criterion, act, me
     y = torch.randn(4, 2, dtype=F64)
     for module, X in (
         (conv, torch.randn(4, 1, 3, dtype=F64)),
-        (mlp(3, 4, 2, act=act).to(F64), torch.randn(4, 3, dtype=F64)),
+        (mlp(3, 4, 2, activation=act).to(F64), torch.randn(4, 3, dtype=F64)),
     ):
         with pytest.raises(ValueError, match=r"once_differentiable.*no curvature of this loss"):
             diagonal(module, criterion, X, y, method=method)

@@ -88,7 +88,7 @@ def test_a_rule_holds_for_what_is_called_as_its_type():
 
 
 def test_a_hook_of_all_modules_that_changes_outputs_is_seen():
-    module, X, y = mlp(3, 4, 3).to(F64), torch.randn(5, 3, dtype=F64), torch.arange(5) % 3
+    module, X, y = tanh_mlp(3, 4, 3).to(F64), torch.randn(5, 3, dtype=F64), torch.arange(5) % 3
     handle = nn.modules.module.register_module_forward_hook(
         lambda m, args, z: 2 * z if isinstance(m, nn.Linear) else None
     )
