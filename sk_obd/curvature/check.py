@@ -30,7 +30,7 @@ from .problem import Batch, Buffers, Problem
 #: Rows that are compared.
 ROWS = 2
 #: Random mixtures of all columns that are pulled back in their place, where there are more.
-MIXTURES = 4
+MIXTURES = 2
 #: Most parameters of a module that is copied to float64.
 COPIED = 10_000_000
 #: Rows times parameters from which on a dense chain is compared: it takes less than 2 % from there.

@@ -82,10 +82,10 @@ def diagonal(
     check : bool, default=True
         Whether the result of two rows drawn from X is compared with that of plain autograd, in
         float64 where the module can be copied to it. Where they differ, the whole call goes the
-        slow, general way, with a UserWarning. It takes less than 2 % of a call on networks and
-        numbers of rows as in the benchmarks; a small network that is a plain chain of Linear
-        layers is compared only where rows times parameters are at least 5e9. "recursion" and
-        "recursion-lm" are approximations and are not compared.
+        slow, general way, with a UserWarning. It takes 10 to 20 ms for a LeNet, which is 1 to 3 %
+        of a call of 2000 rows. A plain chain of Linear layers is compared only where rows times
+        parameters are at least 5e9. "recursion" and "recursion-lm" are approximations and are not
+        compared.
 
     Returns
     -------
