@@ -40,7 +40,7 @@ def agree(module: nn.Module, smaller: nn.Module, X: torch.Tensor) -> bool:
     outputs = []
     for network in (module, smaller):
         with evaluating(network):
-            outputs.append(network(X))
+            outputs.append(network(X.clone()))
     return _same(*outputs)
 
 

@@ -178,7 +178,7 @@ def _trace(module: nn.Module, X: torch.Tensor) -> fx.Graph:
     with evaluating(module), torch.no_grad():
         try:
             graph = _Tracer().trace(module)
-            _Shapes(module, graph=graph).run(X)
+            _Shapes(module, graph=graph).run(X.clone())
         except Exception as error:
             # A user's forward may do anything that a tracer cannot follow.
             why = str(error) or type(error).__name__

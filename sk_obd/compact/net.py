@@ -6,14 +6,14 @@ import torch
 from skorch import NeuralNet
 
 from ..training.nets import PREDICTION_ROWS, with_module
-from ..training.probes import RowsSeen
+from ..training.probes import repeated
 from .predictor import FastPredictor, fastest_predictor
 from .report import CompactReport
 from .shrink import shrink
 
 BACKENDS = ("auto", "dense", "sparse")
 
-#: Rows on which the smaller network is compared with the one that it comes from.
+#: Least rows on which the smaller network is compared with the one that it comes from.
 N_COMPARED_ROWS = 3
 
 
@@ -26,7 +26,9 @@ class Compacted(NamedTuple):
     report: CompactReport
 
 
-def compact_net(net: NeuralNet, masks: dict, rows: RowsSeen, backend: str) -> Compacted:
+def compact_net(
+    net: NeuralNet, masks: dict, X: torch.Tensor, backend: str, *, single_thread: bool
+) -> Compacted:
     """Make the network of a trained net smaller, and choose how to predict with it.
 
     Parameters
@@ -35,9 +37,11 @@ def compact_net(net: NeuralNet, masks: dict, rows: RowsSeen, backend: str) -> Co
         Left as it is. Deleted parameters are 0.
     masks : dict of name to bool tensor
         True = alive.
-    rows : RowsSeen
-        Of the X that it was fitted to.
+    X : tensor of shape (n_rows, ...)
+        Rows as the module takes them, to try the networks on.
     backend : {"auto", "dense", "sparse"}
+    single_thread : bool
+        Whether predictions use one thread only.
 
     Raises
     ------
@@ -46,9 +50,10 @@ def compact_net(net: NeuralNet, masks: dict, rows: RowsSeen, backend: str) -> Co
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}; expected one of {', '.join(map(repr, BACKENDS))}.")
-    X = rows.made_up(net.module_, PREDICTION_ROWS)
-    module, masks, report = shrink(net.module_, masks, X[:N_COMPARED_ROWS].to(net.device))
+    few = repeated(X, max(N_COMPARED_ROWS, min(len(X), PREDICTION_ROWS)))
+    module, masks, report = shrink(net.module_, masks, few.to(net.device))
     smaller = with_module(net, module.eval())
-    predictor = fastest_predictor(smaller, X, backend, rows.single_thread)
+    block = repeated(X, PREDICTION_ROWS)
+    predictor = fastest_predictor(smaller, block, backend, single_thread)
     report.sparse = () if predictor is None else tuple(predictor.sparse)
     return Compacted(smaller, masks, predictor, report)

@@ -11,7 +11,8 @@ import torch
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 
 from ..curvature.hooks import first_output
-from ..training.batches import take_rows
+from ..training.batches import take_copies
+from ..training.carrying import carried
 from ..training.isolation import one_thread
 from ..training.nets import PREDICTION_ROWS
 from .select import with_all_columns
@@ -65,7 +66,8 @@ class FastPredictor:
 
     def __getstate__(self):
         # What _build makes holds the network's own weights once more.
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        own = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {name: carried(value) for name, value in own.items()}
 
     def __setstate__(self, state):
         vars(self).update(state)
@@ -87,12 +89,12 @@ class FastPredictor:
 
         def predict(start):
             rows = slice(start, start + PREDICTION_ROWS)
-            return self._block(module, take_rows(X, rows))
+            return self._block(module, take_copies(X, rows))
 
         if n_rows <= PREDICTION_ROWS:
             with one_thread(single_thread):
                 # Predicting one row takes a few dozen microseconds; a slice would add several.
-                return self._block(module, X) if isinstance(X, torch.Tensor) else predict(0)
+                return self._block(module, X.clone()) if isinstance(X, torch.Tensor) else predict(0)
         starts = range(0, n_rows, PREDICTION_ROWS)
         threads = 1 if single_thread or not is_sparse else torch.get_num_threads()
         with one_thread(single_thread or threads > 1):

@@ -94,7 +94,7 @@ class CompactReport:
         return cls(
             list(rows.values()),
             n_params=(count_alive(masks), count_alive(new_masks)),
-            n_stored=(_count_stored(module), _count_stored(smaller)),
+            n_stored=(count_stored(module), count_stored(smaller)),
         )
 
     @classmethod
@@ -146,7 +146,7 @@ class CompactReport:
     __repr__ = __str__
 
 
-def _count_stored(module):
+def count_stored(module):
     """Number of parameters of a module, dead ones included."""
     return sum(parameter.numel() for parameter in module.parameters())
 

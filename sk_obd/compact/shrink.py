@@ -14,7 +14,7 @@ from .agreement import agree
 from .changes import changes
 from .channel_rules import Selected
 from .flow import Channels, NotTraced
-from .report import CompactReport
+from .report import CompactReport, count_stored
 from .select import SelectColumns
 
 
@@ -26,8 +26,8 @@ def shrink(
 
     Units that no living weight connects to X are constants and are folded into the biases of
     what reads them; units that nothing living reads are removed; columns of X that nothing reads
-    are not selected. No tensor is cut below one channel, and what is not understood is left as
-    it is.
+    are not selected. No tensor is cut below one channel, no more numbers are stored than before,
+    and what is not understood is left as it is.
 
     Parameters
     ----------
@@ -63,6 +63,10 @@ def shrink(
     masks = all_alive(module) | {name: mask.cpu() for name, mask in masks.items()}
     try:
         smaller, new_masks, left = _shrink(copy.deepcopy(module), masks, X)
+        if count_stored(smaller) > count_stored(module):
+            # Constants were folded into new biases, and their channels have to stay all the same.
+            prunable = [name for name, _ in module.named_parameters()]
+            smaller, new_masks, left = _shrink(copy.deepcopy(module), masks, X, prunable)
         if not agree(module, smaller, X):
             raise NotTraced("the smaller network did not agree with it on the rows tried")
     except NotTraced as error:
@@ -70,9 +74,12 @@ def shrink(
     return smaller, new_masks, CompactReport.of(module, masks, smaller, new_masks, left)
 
 
-def _shrink(smaller, masks, X):
-    """Shrink `smaller` in place; return it, its masks and why modules were left as they were."""
-    channels = Channels(smaller, masks, X)
+def _shrink(smaller, masks, X, prunable=None):
+    """Shrink `smaller` in place; return it, its masks and why modules were left as they were.
+
+    With `prunable`, constants are folded only into biases that are there (see `Channels`).
+    """
+    channels = Channels(smaller, masks, X, prunable=prunable)
     new_masks = dict(masks)
     for name, layer, values, alive, cuts, sizes in changes(channels):
         for part, value in values.items():

@@ -16,11 +16,12 @@ from torch import nn
 from ..curvature.hooks import first_input, hooked
 
 
-class SparseLinear(nn.Module):
-    """A Linear layer for prediction that stores and multiplies only weights that are not 0.
+class SparseLinear(nn.Linear):
+    """A Linear layer for prediction that multiplies only with weights that are not 0.
 
     Rows lie side by side in memory (what it returns is the transpose of an array), so that each
-    weight works on all of them at once; layers and activations after it keep that order.
+    weight works on all of them at once; layers and activations after it keep that order. Its
+    ``weight`` and ``bias`` are still there, the layer's own, for a forward that reads them.
 
     Parameters
     ----------
@@ -29,49 +30,52 @@ class SparseLinear(nn.Module):
     """
 
     def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.weight = sparse.csr_array(linear.weight.detach().numpy())
-        self.bias = None if linear.bias is None else linear.bias.detach().numpy()[:, None].copy()
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.csr = sparse.csr_array(linear.weight.detach().numpy())
+        self.column = None if linear.bias is None else linear.bias.detach().numpy()[:, None].copy()
 
     def forward(self, X):
-        out = self.weight @ X.T.contiguous().numpy()
-        if self.bias is not None:
-            out += self.bias
+        out = self.csr @ X.T.contiguous().numpy()
+        if self.column is not None:
+            out += self.column
         return torch.from_numpy(out).T
 
     def extra_repr(self):
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, nnz={self.weight.nnz}"
+        return f"{self.in_features}, {self.out_features}, nnz={self.csr.nnz}"
 
 
-class InOrder(nn.Module):
-    """A dense layer whose input is first put in order.
+def in_order(layer, inputs):
+    """A hook before a dense layer: its input put in order.
 
     What a `SparseLinear` returns is a transpose, on which torch is several times slower.
     """
-
-    def __init__(self, layer: nn.Module):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, X):
-        return self.layer(X.contiguous())
+    return tuple(X.contiguous() if isinstance(X, torch.Tensor) else X for X in inputs)
 
 
 def with_sparse(module: nn.Module, names: Collection[str]) -> nn.Module:
-    """A copy of `module` in which the Linear layers of these names are `SparseLinear`."""
-    changed = copy.deepcopy(module)
+    """A copy of `module` around the same tensors; the layers of these names are `SparseLinear`."""
+    tensors = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    changed = copy.deepcopy(module, tensors)
     for name, layer in list(changed.named_modules()):
         if name in names:
             changed.set_submodule(name, SparseLinear(layer))
         elif name and type(layer) is nn.Linear:
-            changed.set_submodule(name, InOrder(layer))
+            layer.register_forward_pre_hook(in_order)
     return changed
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether calling a layer is the product of a Linear layer and nothing else."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
+    return type(layer) is nn.Linear and "forward" not in vars(layer) and not any(hooks)
 
 
 @torch.inference_mode()
 def linear_inputs(module: nn.Module, X: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The input of each Linear layer of `module` for X, by name, where it is a matrix."""
-    layers = [m for name, m in module.named_modules() if name and type(m) is nn.Linear]
+    """The input of each plain Linear layer of `module` for X, by name, where it is a matrix."""
+    layers = [m for name, m in module.named_modules() if name and is_plain(m)]
     names = {layer: name for name, layer in module.named_modules()}
     found = {}
 
@@ -81,7 +85,7 @@ def linear_inputs(module: nn.Module, X: torch.Tensor) -> dict[str, torch.Tensor]
             found[names[layer]] = read.clone()
 
     with hooked(layers, note):
-        module(X)
+        module(X.clone())
     return found
 
 

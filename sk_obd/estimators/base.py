@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from typing import NamedTuple, Self
 
@@ -12,7 +14,6 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils.validation import validate_data
 from skorch import NeuralNet
 
 from ..pruning.cache import IterationCache, key_of
@@ -20,16 +21,18 @@ from ..pruning.groups import groups_of
 from ..pruning.path import PruningPath
 from ..pruning.recipe import Recipe, Run, check_sweepable, count_iterations, prune
 from ..pruning.schedule import target_total
+from ..training.batches import examples
+from ..training.carrying import carried
 from ..training.isolation import Purpose, isolated_generators, one_thread, seed_generators
-from ..training.masks import prunable_names
+from ..training.masks import prunable_names, set_trainable
 from ..training.mlp import default_net
 from ..training.nets import cast, check_criterion, check_net, duplicate, input_dtype, start
 from ..training.objective import Objective
-from ..training.probes import try_net
+from ..training.probes import try_net, undefined_at_zero
 from .fitted import FEATURES, Fitted
 from .parameters import check_parameters, names_where
 from .progress import CallbackSupportMixin, FitObserver, with_callbacks
-from .validation import X_RULES, as_kwarg, check_weights, refuse_mapping, unequal
+from .validation import as_kwarg, check_weights, check_X, refuse_mapping, unequal
 
 
 class BaseOBD(CallbackSupportMixin, BaseEstimator):
@@ -73,6 +76,16 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
             cloned.net = duplicate(self.net)
         return cloned
 
+    def __getstate__(self):
+        state = super().__getstate__()
+        return {name: carried(value) for name, value in state.items()}
+
+    def __copy__(self):
+        # Not by the state above, which is for pickle.
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
@@ -86,7 +99,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
 
     def _check_X_y(self, X, y, reset):
         refuse_mapping(X, type(self).__name__)
-        X = validate_data(self, X, reset=reset, **X_RULES)
+        X = check_X(X, self, reset=reset)
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
@@ -115,6 +128,9 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         with isolated_generators():
             return start(self._own_net(X, targets, 2.0), X, targets.examples())
 
+
+#: Training rows that a fitted estimator remembers, to try smaller and exported networks on.
+N_EXAMPLES = 5
 
 #: From where a step of fit warns to the line that called fit.
 USERS_FRAME = 5
@@ -253,16 +269,19 @@ class PlainOBD(BaseOBD):
             seed_generators(seed, Purpose.INITIALISATION)
             net, X, y, trial = draft._start(data, targets)
             seen = trial.rows_seen(batch_size_of(net, X))
+            seen = replace(seen, examples=examples(X, N_EXAMPLES))
             with one_thread(seen.single_thread):
                 objective = Objective.of_net(net, X, y, unequal(data.weights), trial=trial)
                 if self.sweep:
                     check_sweepable(net.module_, trial.rows)
-                path = self._path_for(net.module_, trial, resumes)
+                undefined = self._undefined(net, X)
+                path = self._path_for(net.module_, trial, undefined, resumes)
                 recipe = self._recipe(net, seed)
                 if "curvature" in recipe.needs:
                     check_derivatives(objective, self.curvature)
                 cache = self._cache(net, objective, path, seed)
-                run = Run(net, objective, path, recipe, cache)
+                prunable = partial(self._prunable, trial=trial, undefined=undefined)
+                run = Run(net, objective, path, recipe, prunable, cache)
                 draft.net_, draft._fitted = net, Fitted(net, seen, targets)
                 vars(draft).update(targets.fitted_attributes())
                 self._follow(run, draft, scored)
@@ -282,7 +301,7 @@ class PlainOBD(BaseOBD):
         rows = np.arange(len(y))
         scored = {}
         if X_val is not None:
-            X_checked = validate_data(self, X_val, reset=False, **X_RULES)
+            X_checked = check_X(X_val, self, reset=False)
             y_val = self._targets_class.check(y_val, self)
             check_consistent_length(X_checked, y_val)
             scored["validation"] = (X_val, y_val, {})
@@ -327,12 +346,46 @@ class PlainOBD(BaseOBD):
         check_criterion(net, trial.output, y)
         return net, X, y, trial
 
-    def _path_for(self, module, trial, resumes):
+    def _undefined(self, net, X):
+        """Names of the parameters that are spared because the output is NaN where they are zero."""
+        found = undefined_at_zero(net, X, prunable_names(net.module_, self.prunable))
+        if not found:
+            return []
+        what = (
+            f"{type(net.module_).__name__} returns NaN where {' or '.join(found)} is zero: "
+            "something is divided by its norm, as weight_norm and spectral_norm do"
+        )
+        if self.prunable is not None:
+            raise ValueError(
+                f"{what}. prunable={self.prunable!r} includes it; leave it out, or remove the "
+                "normalisation (torch.nn.utils.parametrize.remove_parametrizations) before fit."
+            )
+        warnings.warn(
+            f"{what}. It is spared. To prune it, remove the normalisation "
+            "(torch.nn.utils.parametrize.remove_parametrizations) before fit.",
+            stacklevel=USERS_FRAME,
+        )
+        return found
+
+    def _prunable(self, module, trial, undefined):
+        """Names of the parameters that may be deleted, and their groups (or None)."""
+        spared = set(undefined)
+        prunable = [n for n in prunable_names(module, self.prunable) if n not in spared]
+        if not prunable:
+            raise ValueError(
+                f"Nothing can be deleted: {', '.join(undefined)} must not be zero, and no other "
+                "parameter is prunable."
+            )
+        if self.granularity == "parameter":
+            return prunable, None
+        groups = groups_of(module, prunable, self.granularity, trial)
+        return [name for name in prunable if name in groups], groups
+
+    def _path_for(self, module, trial, undefined, resumes):
         """A new path, or the present one with its network put into `module`."""
-        prunable, groups = prunable_names(module, self.prunable), None
-        if self.granularity != "parameter":
-            groups = groups_of(module, prunable, self.granularity, trial)
-            prunable = [name for name in prunable if name in groups]
+        if resumes:
+            set_trainable(module, self.path_.flags)
+        prunable, groups = self._prunable(module, trial, undefined)
         path = PruningPath(module, prunable, groups=groups, keep=self.keep_path)
         if resumes:
             path = self.path_.cut(self.path_.kept).continued_as(path)
@@ -368,7 +421,7 @@ class PlainOBD(BaseOBD):
 
     def _follow(self, run, draft, scored):
         """Follow the recipe on a draft, and take it over, whatever happens after the first row."""
-        observer = FitObserver(self, draft, run, scored, count_iterations(run.path, run.recipe))
+        observer = FitObserver(self, draft, run, scored, count_iterations(run))
         try:
             prune(run, observer)
         finally:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.history import History
 
@@ -21,18 +21,19 @@ from ..compact.predictor import FastPredictor
 from ..export import params_file
 from ..pruning.path import PruningPath
 from ..training import reading
+from ..training.carrying import carried
 from ..training.isolation import one_thread
 from ..training.masks import count_alive
-from ..training.nets import cast, duplicate, input_dtype
-from ..training.probes import RowsSeen
+from ..training.nets import cast, class_columns, duplicate, input_dtype
+from ..training.probes import RowsSeen, call_net
 from .targets import ClassTargets, ValueTargets
-from .validation import X_RULES, passes_unchanged, refuse_mapping
+from .validation import check_X, passes_unchanged, refuse_mapping
 
 #: What scikit-learn's validation notes of X.
 FEATURES = ("n_features_in_", "feature_names_in_")
 
-#: Rows on which an exported program is compared with the estimator, where the user gives none.
-N_COMPARED_ROWS = 5
+#: Rows on which a smaller or exported network is tried, where the user gives none.
+N_TRIED_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Fitted:
     targets: ClassTargets | ValueTargets
     #: Of a compacted network; None: the net predicts by itself.
     predictor: FastPredictor | None = None
+
+    def __getstate__(self):
+        return {name: carried(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
 
 
 def is_learnt(name):
@@ -147,7 +154,7 @@ class FittedMixin:
             check_is_fitted(self, "net_")
         if not passes_unchanged(X, self):
             refuse_mapping(X, type(self).__name__)
-            X = validate_data(self, X, reset=False, **X_RULES)
+            X = check_X(X, self, reset=False)
         return cast(X, input_dtype(self.net_.module_, X))
 
     def _forward(self, method, X):
@@ -192,7 +199,7 @@ class FittedMixin:
         row = self.path_.find(iteration=iteration, n_params=n_params, prune_rate=prune_rate)
         return self._at_row(row)
 
-    def compact(self, backend: str = "auto") -> Self:
+    def compact(self, backend: str = "auto", X=None) -> Self:
         """A fitted copy whose network is really smaller, with the same predictions.
 
         Units that no living weight connects to X are constants and are folded into the biases of
@@ -206,6 +213,10 @@ class FittedMixin:
             What ``predict`` multiplies with: dense matrices; scipy CSR matrices for all Linear
             layers; or for many rows CSR where it was measured to be faster, here and now, and
             dense matrices elsewhere ("auto": never slower than "dense").
+        X : array-like, default=None
+            Rows on which the smaller network is tried and timed; None: the training rows that
+            `fit` remembers (at most 5, which pickle keeps, and no other file), or after
+            :meth:`load_params` made-up ones of the same shape.
 
         Returns
         -------
@@ -217,6 +228,11 @@ class FittedMixin:
 
             Its ``path_`` has the rows, but no networks: :meth:`at` comes before `compact`.
             ``saliencies_`` and ``ranking_`` stay with the network that was pruned.
+
+        Raises
+        ------
+        ValueError
+            For another backend, or if the module cannot take made-up rows: give X then.
 
         Examples
         --------
@@ -232,7 +248,13 @@ class FittedMixin:
         """
         check_is_fitted(self, "net_")
         masks = {name: torch.from_numpy(mask) for name, mask in self.mask_.items()}
-        found = compact_net(self.net_, masks, self._fitted.rows, backend)
+        found = compact_net(
+            self.net_,
+            masks,
+            self._rows_to_try("compact", X),
+            backend,
+            single_thread=self._fitted.rows.single_thread,
+        )
         small = copy.copy(self)
         for name in ("saliencies_", "ranking_"):
             # They belong to parameters that are no longer there.
@@ -259,7 +281,7 @@ class FittedMixin:
         check_is_fitted(self, "net_")
         masks = {name: torch.from_numpy(mask) for name, mask in self.mask_.items()}
         module = self.net_.module_
-        rows = self._fitted.rows.made_up(module, 3).to(self.net_.device)
+        rows = self._fitted.rows.sample(module, 3).to(self.net_.device)
         dead = dead_parameters(module, masks, rows, self.path_.prunable)
         return {name: mask.cpu().numpy() for name, mask in dead.items()}
 
@@ -268,7 +290,8 @@ class FittedMixin:
 
         A safetensors file: the values of what is alive, the masks as compressed bits, the
         buffers, the classes (or the scale of y), the path's table, and a JSON header. The
-        module's code, ``saliencies_``, ``ranking_`` and the networks of other rows are not in it.
+        module's code, ``saliencies_``, ``ranking_``, the networks of other rows and the training
+        rows that `fit` remembers are not in it.
 
         Parameters
         ----------
@@ -335,12 +358,29 @@ class FittedMixin:
         self._take_over(draft)
         return self
 
-    def _source(self, X):
+    def _rows_to_try(self, task, X):
+        """Rows on which a method tries the network: the user's, remembered or made-up ones."""
+        if X is not None:
+            X = self._check_X(X)
+            return torch.from_numpy(X.toarray()) if sparse.issparse(X) else X
+        rows, module = self._fitted.rows, self.net_.module_
+        X = rows.sample(module, N_TRIED_ROWS)
+        if rows.examples is None:
+            try:
+                call_net(self.net_, X.to(self.net_.device))
+            except ValueError as error:
+                raise ValueError(
+                    f"{task} tries the network on made-up rows of random numbers, since this "
+                    "estimator remembers no training rows (it was loaded from a file), and "
+                    f"{type(module).__name__} cannot take them. Give a few rows as X=. ({error})"
+                ) from error
+        return X
+
+    def _source(self, task, X):
         """This estimator as the exports see it, with rows to compare predictions on."""
         check_is_fitted(self, "net_")
-        rows, targets = self._fitted.rows, self._fitted.targets
-        X = rows.made_up(self.net_.module_, N_COMPARED_ROWS) if X is None else self._check_X(X)
-        return export.Source(self, rows, targets, X.toarray() if sparse.issparse(X) else X.numpy())
+        X = self._rows_to_try(task, X).numpy()
+        return export.Source(self, self._fitted.rows, self._fitted.targets, X)
 
     def to_onnx(self, path: str | PathLike, *, X=None) -> None:
         """Write the predictor as an ONNX file, checked in onnxruntime.
@@ -352,8 +392,8 @@ class FittedMixin:
         ----------
         path : str or path-like
         X : array-like, default=None
-            A few rows on which to compare with this estimator; None: made-up ones of the same
-            shape.
+            A few rows on which to compare with this estimator; None: the training rows that
+            `fit` remembers, or after :meth:`load_params` made-up ones of the same shape.
 
         Raises
         ------
@@ -362,7 +402,7 @@ class FittedMixin:
         ValueError
             If the network cannot be exported, or predicts something else in onnxruntime.
         """
-        export.to_onnx(self._source(X), path)
+        export.to_onnx(self._source("to_onnx", X), path)
 
     def to_torch(self, path: str | PathLike, *, X=None) -> None:
         """Save the predictor as a program of ``torch.export``, which needs only torch.
@@ -375,15 +415,15 @@ class FittedMixin:
         ----------
         path : str or path-like
         X : array-like, default=None
-            A few rows on which to compare with this estimator; None: made-up ones of the same
-            shape.
+            A few rows on which to compare with this estimator; None: the training rows that
+            `fit` remembers, or after :meth:`load_params` made-up ones of the same shape.
 
         Raises
         ------
         ValueError
             If torch cannot export the network, or the program predicts something else.
         """
-        export.to_torch(self._source(X), path)
+        export.to_torch(self._source("to_torch", X), path)
 
     def to_numpy(self, path: str | PathLike, *, X=None) -> None:
         """Write the predictor as a Python file that needs nothing but NumPy.
@@ -396,8 +436,8 @@ class FittedMixin:
         path : str or path-like
             Of a ``.py`` file.
         X : array-like, default=None
-            A few rows on which to compare with this estimator; None: made-up ones of the same
-            shape.
+            A few rows on which to compare with this estimator; None: the training rows that
+            `fit` remembers, or after :meth:`load_params` made-up ones of the same shape.
 
         Raises
         ------
@@ -405,7 +445,7 @@ class FittedMixin:
             If the network does something that has no counterpart in NumPy here; it names the
             layer. :meth:`to_onnx` takes more.
         """
-        export.to_numpy(self._source(X), path)
+        export.to_numpy(self._source("to_numpy", X), path)
 
 
 class FittedClassifier(ClassifierMixin, FittedMixin):
@@ -443,7 +483,9 @@ class FittedClassifier(ClassifierMixin, FittedMixin):
         -------
         ndarray of shape (n_samples, n_classes)
         """
-        return self._forward("predict_proba", X)
+        proba = self._forward("predict_proba", X)
+        wide = proba.ndim == 2 and proba.shape[1] > 1
+        return proba if wide else class_columns(torch.from_numpy(proba)).numpy()
 
     def predict_log_proba(self, X) -> np.ndarray:
         """Logarithm of :meth:`predict_proba`; -inf where a probability is 0.

@@ -7,6 +7,7 @@ from numbers import Real
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.utils.validation import check_array, validate_data
 
 #: How X is validated: any dimension from 2, any type of number.
 X_RULES = {"accept_sparse": "csr", "dtype": "numeric", "allow_nd": True}
@@ -18,12 +19,28 @@ def passes_unchanged(X, estimator):
         type(X) is np.ndarray
         and X.ndim >= 2
         and X.dtype.kind in "fiu"
+        and X.dtype.itemsize <= 8
+        and X.dtype.isnative
         and X.size > 0
         and X.shape[1] == estimator.n_features_in_
         and not hasattr(estimator, "feature_names_in_")
         # Finite numbers may overflow in the sum; such an X simply takes the slow, full validation.
         and math.isfinite(X.sum())
     )
+
+
+def check_X(X, estimator, *, reset):
+    """X validated as scikit-learn does, as an array or CSR matrix of a type that torch knows.
+
+    Text, categories, objects, dates and numbers longer than float64 become float64, or are refused
+    in scikit-learn's words; big-endian numbers are put in this machine's order.
+    """
+    as_float = X_RULES | {"dtype": np.float64}
+    is_text = isinstance(X, np.ndarray) and X.dtype.kind in "US"
+    X = validate_data(estimator, X, reset=reset, **(as_float if is_text else X_RULES))
+    if X.dtype.kind not in "biuf" or X.dtype.itemsize > 8:
+        return check_array(X, estimator=estimator, **as_float)
+    return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
 
 
 def refuse_mapping(X, owner):

@@ -10,7 +10,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from skorch import NeuralNet
 from ..display.optional import require
 from ..pruning.path import COLUMNS, PruningPath
 from ..pruning.snapshot import Snapshot
-from ..training.masks import prunable_names
+from ..training.masks import prunable_names, set_trainable
 from ..training.probes import RowsSeen
 from .files import write_whole
 
@@ -81,7 +81,7 @@ def save(path, fitted, pruning, features):
     tensors |= {f"buffer/{name}": b.contiguous() for name, b in network.buffers.items()}
     learnt, arrays = fitted.targets.to_file()
     tensors |= {f"target/{name}": torch.from_numpy(value) for name, value in arrays.items()}
-    rows = asdict(fitted.rows)
+    rows = fitted.rows
     header = {
         "format": FORMAT,
         "kind": fitted.targets.kind,
@@ -90,16 +90,17 @@ def save(path, fitted, pruning, features):
             for name, mask in masks.items()
         },
         "prunable": pruning.prunable,
+        "trainable": pruning.flags,
         "kept": pruning.kept,
         "rows": [[none_for_nan(row[column]) for column in COLUMNS] for row in pruning.rows],
         "columns": COLUMNS,
         **learnt,
         "n_features_in": features["n_features_in_"],
         "feature_names_in": list(features.get("feature_names_in_", [])) or None,
-        "row_shape": list(rows["shape"]),
-        "row_dtype": rows["dtype"],
-        "readers": rows["readers"],
-        "single_thread": rows["single_thread"],
+        "row_shape": list(rows.shape),
+        "row_dtype": rows.dtype,
+        "readers": rows.readers,
+        "single_thread": rows.single_thread,
     }
     write_whole(path, safetensors.torch.save(tensors, {KEY: json.dumps(header)}))
 
@@ -279,9 +280,14 @@ def path_of(header, module, masks, network):
     for name, mask in masks.items():
         if header["kept"] == 0 and not bool(mask.all()):
             raise ValueError(f"The file has parameters of {name!r} deleted in a dense network.")
+    flags = header.get("trainable", {})
+    if not all(type(flag) is bool for flag in flags.values()):
+        raise ValueError(f"The file has {flags!r} for what is trainable: it is damaged.")
+    set_trainable(module, flags)
     return PruningPath.restored(
         module,
         prunable_of(header["prunable"], module),
+        flags=flags,
         rows=[[math.nan if cell is None else cell for cell in row] for row in header["rows"]],
         kept=header["kept"],
         masks=masks,

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..compact.select import with_all_columns
 from ..curvature.hooks import first_output
+from ..training.nets import class_columns
 from ..training.probes import RowsSeen
 
 #: Rows with which a network is traced; the program takes any number.
@@ -82,6 +83,7 @@ class ExportedPredictor(nn.Module):
         if not self.classifies:
             values = output.reshape(-1, *self.mean.shape).to(torch.float64)
             return values * self.scale + self.mean
+        output = class_columns(output)
         if self.threshold is None:
             return output.argmax(dim=1), output
         return (output[:, 1] > self.threshold).to(torch.int64), output
@@ -96,7 +98,8 @@ def export_program(source: Source) -> torch.export.ExportedProgram:
         If torch cannot export the network.
     """
     predictor = ExportedPredictor(source)
-    rows = source.rows.made_up(source.net.module_, N_TRACED_ROWS)
+    # Only their shape and type matter, and what a network is traced with is saved along with it.
+    rows = torch.zeros((N_TRACED_ROWS, *source.rows.shape), dtype=getattr(torch, source.rows.dtype))
     try:
         with warnings.catch_warnings():
             # Of layers that keep views of their weights, such as LSTM.

@@ -96,9 +96,9 @@ class PruningPath:
 
     def __init__(self, module, prunable, *, groups=None, keep="all"):
         self.module = module
-        self.prunable = list(prunable)
-        self.groups = groups
         self.keep = keep
+        # Parameters that callbacks of the net froze (False) or unfroze (True) for good.
+        self.flags: dict[str, bool] = {}
         self.kept = 0
         self.rows: list[dict] = []
         self.history: list[dict] = []
@@ -109,7 +109,23 @@ class PruningPath:
         self.deleted_at = {
             name: torch.zeros(p.shape, dtype=torch.int32) for name, p in module.named_parameters()
         }
+        self.choose(prunable, groups)
+
+    def choose(self, prunable, groups=None, *, flags=None):
+        """Say which parameters may be deleted from here on.
+
+        Parameters
+        ----------
+        prunable : list of str
+            Names of the parameters that may be deleted.
+        groups : dict of int64 tensors, default=None
+            Which of them go together; None: each on its own.
+        flags : dict of bool, default=None
+            Parameters that callbacks of the net froze (False) or unfroze (True).
+        """
+        self.prunable, self.groups = list(prunable), groups
         self.n_prunable = sum(self.deleted_at[name].numel() for name in self.prunable)
+        self.flags = self.flags | (flags or {})
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -307,7 +323,7 @@ class PruningPath:
         """
         new = object.__new__(PruningPath)
         new.prunable, new.n_prunable, new.keep = self.prunable, self.n_prunable, self.keep
-        new.module, new.groups = self.module, self.groups
+        new.module, new.groups, new.flags = self.module, self.groups, self.flags
         new.rows = self.rows[: row + 1]
         new.kept = row
         new.saliency = self.saliency if row == self.kept else None
@@ -319,7 +335,7 @@ class PruningPath:
         return new
 
     @classmethod
-    def restored(cls, module, prunable, *, rows, kept, masks, network):
+    def restored(cls, module, prunable, *, rows, kept, masks, network, flags):
         """Make a path of what a file holds.
 
         Which parameter went when is not in a file: all that are deleted went at the kept row.
@@ -335,12 +351,15 @@ class PruningPath:
         masks : dict of bool tensors
             Of the network kept.
         network : Snapshot
+        flags : dict of bool
+            Parameters that callbacks of the net froze (False) or unfroze (True).
 
         Returns
         -------
         PruningPath
         """
         path = cls(module, prunable)
+        path.flags = dict(flags)
         path.rows = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         path.kept, path.networks = kept, {kept: network}
         for name, mask in masks.items():

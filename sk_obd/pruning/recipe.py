@@ -16,9 +16,9 @@ from skorch import NeuralNet
 from ..compact import check_traceable, sweep
 from ..compact.flow import NotTraced
 from ..training.isolation import Purpose, seed_generators, seed_words
-from ..training.masks import count_alive, without, zero_deleted
+from ..training.masks import count_alive, trainable_flags, without, zero_deleted
 from ..training.objective import Objective
-from ..training.rounds import train_round
+from ..training.rounds import may_freeze, train_round
 from .cache import IterationCache
 from .groups import lowest_groups
 from .path import INCREMENTS, PruningPath
@@ -101,6 +101,9 @@ def prune(run: "Run", observer: Observer) -> None:
         row = found.row | observer.scores()
         kept = acceptable(path, row, recipe)
         path.append(found, row, kept=kept)
+        if found.flags:
+            # What callbacks have frozen in the dense training is spared from here on.
+            path.choose(*run.prunable(run.net.module_), flags=found.flags)
         if observer.end_iteration(path) or (not kept and stops(path, recipe)):
             break
 
@@ -113,7 +116,9 @@ def iterate(run: "Run", total: int) -> Iteration:
     increments = dict.fromkeys(INCREMENTS, math.nan)
     if total > path.n_deleted:
         masks, increments = run.delete(before, total - path.n_deleted)
+    flags = trainable_flags(run.net.module_)
     epochs = run.retrain(masks)
+    after = trainable_flags(run.net.module_)
     measured, assessment = run.measure(masks)
     gone = {name: before[name] & ~masks[name] for name in path.prunable}
     n_deleted = sum(int(chosen.sum()) for chosen in gone.values())
@@ -124,7 +129,15 @@ def iterate(run: "Run", total: int) -> Iteration:
         "n_epochs": len(epochs),
         "fit_time": time.perf_counter() - started,
     }
-    return Iteration.of(run.net, masks, row, gone, epochs=epochs, saliency=assessment.saliency)
+    return Iteration.of(
+        run.net,
+        masks,
+        row,
+        gone,
+        epochs=epochs,
+        saliency=assessment.saliency,
+        flags={name: flag for name, flag in after.items() if flag != flags[name]},
+    )
 
 
 @dataclass
@@ -142,6 +155,8 @@ class Run:
     #: Empty, or that of an earlier fit that this one continues.
     path: PruningPath
     recipe: Recipe
+    #: ``prunable(module)``: names of the parameters that may be deleted, and their groups.
+    prunable: Callable[[torch.nn.Module], tuple]
     cache: IterationCache = field(default_factory=IterationCache)
     #: Of the net as it is; None before the dense training.
     loss: float | None = None
@@ -216,6 +231,13 @@ class Run:
             masks = without(masks, gone)
             zero_deleted(objective.whole, masks)
             after = objective.loss()
+            if math.isnan(after):
+                raise ValueError(
+                    f"The training loss is NaN with {path.n_deleted + n_delete} parameters "
+                    f"deleted (iteration {row}): {type(objective.whole).__name__} is not defined "
+                    "there, as where it divides by the norm of weights that are all zero. Spare "
+                    "these by prunable, or delete fewer."
+                )
             terms += complete(known, after - loss)
             loss = after
         if recipe.sweep:
@@ -232,6 +254,7 @@ class Run:
             epochs=self.recipe.retrain_epochs if len(self.path) else self.recipe.dense_epochs,
             sample_weight=self.objective.sample_weight,
             masks=masks,
+            first=len(self.path) == 0,
         )
 
     def measure(self, masks: dict) -> tuple[dict, Assessment]:
@@ -304,9 +327,10 @@ def iterations(path, recipe):
             yield min(target, advance(path.n_prunable, path.n_deleted, step))
 
 
-def count_iterations(path, recipe):
-    """How many iterations are to come; None where each depends on what the one before found."""
-    if recipe.trust_region is not None or recipe.sweep:
+def count_iterations(run: "Run") -> int | None:
+    """How many iterations are to come; None where that depends on what one of them finds."""
+    path, recipe = run.path, run.recipe
+    if recipe.trust_region is not None or recipe.sweep or may_freeze(run.net):
         return None
     return len(list(iterations(path, recipe)))
 

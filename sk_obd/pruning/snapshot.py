@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..training.masks import without
+from ..training.masks import set_trainable, without
 from ..training.nets import parts_of
 
 
@@ -51,9 +51,11 @@ class Iteration:
     epochs: list[dict]
     #: Of the parameters alive, a vector each.
     saliency: dict[str, torch.Tensor]
+    #: Parameters that callbacks of the net froze (False) or unfroze (True) in this iteration.
+    flags: dict[str, bool]
 
     @classmethod
-    def of(cls, net, masks, row, gone, *, epochs, saliency):
+    def of(cls, net, masks, row, gone, *, epochs, saliency, flags):
         """What an iteration leaves on `net`, which has these masks now."""
         saliency = {name: s.detach().cpu()[masks[name]] for name, s in saliency.items()}
         others = {
@@ -61,10 +63,11 @@ class Iteration:
             for name, part in parts_of(net).items()
             if part is not net.module_
         }
-        return cls(row, gone, Snapshot.of(net.module_, masks), others, epochs, saliency)
+        return cls(row, gone, Snapshot.of(net.module_, masks), others, epochs, saliency, flags)
 
     def restore(self, net, path):
         """Put `net` into this state; `path` ends before it."""
         self.network.load(net.module_, without(path.masks(), self.gone))
+        set_trainable(net.module_, self.flags)
         for name, state in self.others.items():
             getattr(net, name).load_state_dict(state)

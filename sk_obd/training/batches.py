@@ -30,7 +30,8 @@ class RowWeights:
 class ArrayBatches:
     """Iterate over ``(X, y)`` batches of a skorch Dataset (or nested Subsets of one).
 
-    A batch is one indexing operation on each array; CSR rows are densified here, batch by batch.
+    A batch is one indexing operation on each array, and always a copy, which a module may change in
+    place. CSR rows are densified here, batch by batch.
     The order is that of the rows, or with `shuffle` a new one from torch's generator each epoch.
     """
 
@@ -63,17 +64,35 @@ class ArrayBatches:
                 rows = self.rows[rows]
             if self.row_weights is not None and self.row_weights.rows is not None:
                 self.row_weights.batch = self.row_weights.rows[rows]
-            X = take_rows(self.X, rows)
-            yield X, torch.zeros(len(X)) if self.y is None else self.y[rows]
+            X = take_copies(self.X, rows)
+            yield X, torch.zeros(len(X)) if self.y is None else take_copies(self.y, rows)
+
+
+def take_copies(X, rows):
+    """Copies of rows of a tensor or CSR matrix, as a dense tensor."""
+    taken = take_rows(X, rows)
+    # Of what torch gives, only a slice is a view.
+    return taken.clone() if isinstance(rows, slice) and not sparse.issparse(X) else taken
 
 
 def take_rows(X, rows):
-    """Rows of a tensor or CSR matrix, as a dense tensor."""
+    """Rows of a tensor or CSR matrix, as a dense tensor, which may be a view."""
     if sparse.issparse(X):
         if isinstance(rows, torch.Tensor):
             rows = rows.numpy()
         return torch.from_numpy(X[rows].toarray())
     return X[rows]
+
+
+def first_rows(X):
+    """The first two rows of X (or its only one), as a dense tensor."""
+    return torch.as_tensor(take_rows(X, slice(0, 2)))
+
+
+def examples(X, n_rows):
+    """A few rows of X, at equal distances from the first to the last, as a dense tensor."""
+    n_rows = min(n_rows, X.shape[0])
+    return take_rows(X, torch.linspace(0, X.shape[0] - 1, n_rows, dtype=torch.float64).long())
 
 
 def array_batches(dataset, row_weights=None, **kwargs):

@@ -108,6 +108,17 @@ def zero_deleted(module, masks):
             parameter.masked_fill_(~masks[name].to(parameter.device), 0.0)
 
 
+def trainable_flags(module):
+    """For each parameter of `module`, whether it is trainable."""
+    return {name: p.requires_grad for name, p in module.named_parameters()}
+
+
+def set_trainable(module, flags):
+    """Make parameters of `module` trainable or not, in place; `flags` may name only some."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+
+
 @contextmanager
 def held_at_zero(module, optimizers, masks):
     """Keep deleted parameters at exactly zero while `optimizers` train `module`.

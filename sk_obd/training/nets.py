@@ -13,9 +13,11 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader
 
+from ..curvature.boundary import buffers_restored
+from ..curvature.hooks import evaluating, first_output
 from ..curvature.losses.registry import loss_of
-from .batches import array_batches
-from .probes import try_net
+from .batches import array_batches, first_rows
+from .probes import call_net
 
 #: Rows predicted or measured at a time.
 PREDICTION_ROWS = 1024
@@ -28,6 +30,8 @@ def check_net(net, kind, owner):
     ------
     TypeError
         With the line of code to write instead.
+    ValueError
+        For a module that cannot be looked into.
     """
     right, wrong = {
         "classifier": (NeuralNetClassifier, NeuralNetRegressor),
@@ -51,6 +55,44 @@ def check_net(net, kind, owner):
             f"net is a {type(net).__name__}, made for the other kind of task; {owner} expects a "
             f"{kind}'s net. Write {owner}({right.__name__}(...))."
         )
+
+    if net.compile:
+        raise ValueError(
+            f"net has compile=True; {owner} looks into the module and differentiates it twice, "
+            "which compiled modules do not allow. Set compile=False, and compile net_.module_ "
+            "after fit if predictions shall be faster."
+        )
+    if isinstance(net.module, nn.Module):
+        check_module(net.module)
+
+
+def check_module(module):
+    """Refuse modules that cannot be looked into, or have parameters that OBD does not know.
+
+    Raises
+    ------
+    ValueError
+        Naming the submodule or the parameter, and what to do.
+    """
+    for name, part in module.named_modules():
+        where = f"{name!r} of the module {type(module).__name__}" if name else "the module"
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{where} is a TorchScript module ({type(part).__name__}), which cannot be looked "
+                "into. Give the module that it was made from; to_torch exports the pruned one."
+            )
+        if hasattr(part, "_orig_mod"):
+            raise ValueError(
+                f"{where} is what torch.compile returned, which cannot be differentiated twice. "
+                "Give the module itself, and compile net_.module_ after fit."
+            )
+    for name, parameter in module.named_parameters():
+        if parameter.is_complex():
+            raise ValueError(
+                f"The parameter {name!r} of {type(module).__name__} is complex ({parameter.dtype}),"
+                " and second derivatives are of real parameters. Hold it as real numbers with a "
+                "last dimension of 2, and take torch.view_as_complex of them in forward."
+            )
 
 
 def duplicate(net):
@@ -121,18 +163,21 @@ def start(net, X, y, *, verbose=0):
         settings["train_split"] = None
         idle += ["valid_loss", "valid_acc"]
     ours.set_params(**settings)
-    if _can_fuse(ours):
-        ours.set_params(optimizer__fused=True)
     for name in {name for name, _ in ours.get_default_callbacks()}.intersection(idle):
         # An attribute, since skorch's set_params fails for a callback that is already off.
         setattr(ours, f"callbacks__{name}", None)
     ours.initialize()
+    check_module(ours.module_)
     # Here callbacks such as skorch's InputShapeSetter rebuild the module for this X.
     ours.notify("on_train_begin", X=X, y=y)
     if net.initialized_:
         _copy_parts(net, ours)
     if any(isinstance(p, UninitializedParameter) for p in ours.module_.parameters()):
-        try_net(ours, cast(X, input_dtype(ours.module_, X)))
+        call_net(ours, first_rows(cast(X, input_dtype(ours.module_, X))).to(ours.device))
+        ours.initialize_optimizer()
+    if _can_fuse(ours) and _gradients_are_dense(ours, X):
+        # An attribute, since skorch's set_params would only change the optimiser's groups.
+        ours.optimizer__fused = True
         ours.initialize_optimizer()
     return ours
 
@@ -168,6 +213,24 @@ def _can_fuse(net):
         return False
 
 
+def _gradients_are_dense(net, X):
+    """Whether the gradients of all parameters are ordinary tensors, as fused optimisers need.
+
+    An Embedding with ``sparse=True`` has others, whether it is a layer or a function.
+    """
+    module = net.module_
+    rows = first_rows(cast(X, input_dtype(module, X))).to(net.device)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    try:
+        with evaluating(module), buffers_restored(module), torch.enable_grad():
+            total = first_output(module(rows.clone())).sum()
+            found = torch.autograd.grad(total, parameters, allow_unused=True)
+    except Exception:
+        # The trial pass says what is wrong with it.
+        return False
+    return all(g is None or g.layout == torch.strided for g in found)
+
+
 def input_dtype(module, X):
     """The dtype in which X enters the module: its own floating type; int64 for an Embedding."""
     if np.issubdtype(X.dtype, np.integer) and any(
@@ -198,6 +261,18 @@ def outputs_of(net):
         # skorch's classifier takes the logarithm itself.
         return "proba" if isinstance(net, NeuralNetClassifier) else "log_proba"
     return None
+
+
+def class_columns(proba):
+    """Probabilities as scikit-learn takes them: of shape (n_rows, n_classes).
+
+    skorch stacks those of BCELoss beside an output of shape (n_rows, 1) as (n_rows, 2, 1), and a
+    nonlinearity of the user's may give those of the second class only.
+    """
+    if proba.ndim == 2 and proba.shape[1] > 1:
+        return proba
+    columns = proba.reshape(proba.shape[0], -1)
+    return torch.cat([1 - columns, columns], dim=1) if columns.shape[1] == 1 else columns
 
 
 def check_criterion(net, output, target):

@@ -37,7 +37,8 @@ class Objective:
     Attributes
     ----------
     whole, module : nn.Module
-        As given, and as the function that is differentiated: the first of several outputs.
+        As given, and as the function that is differentiated: the first of several outputs, of
+        rows that stay as they are.
     targets, y : tensor
         As given, for training, and in the shape of the module's output, for the loss measured here.
     twice_differentiable : bool
@@ -69,8 +70,9 @@ class Objective:
         self.device = device
         self.batch_size = batch_size
         trial = trial or probe(module, self.some_rows(2))
-        self.module = FirstOutput(module) if trial.in_tuple else module
-        self.prefix = "module." if trial.in_tuple else ""
+        wrapped = trial.in_tuple or trial.changes_input
+        self.module = FunctionOfRows(module) if wrapped else module
+        self.prefix = "module." if wrapped else ""
         # A skorch net may flatten its module's (n, 1); derivatives are taken of the module.
         self.y = y.reshape(-1, *trial.module_shape[1:]) if y.is_floating_point() else y
         self.twice_differentiable = True
@@ -224,12 +226,15 @@ class Objective:
         return trainable(self.whole)
 
 
-class FirstOutput(nn.Module):
-    """A module that returns a tuple, as the function that returns its first entry."""
+class FunctionOfRows(nn.Module):
+    """A module that returns a tuple or changes its input, as a function of rows.
+
+    It returns the first entry of the tuple, and works on a copy of the rows.
+    """
 
     def __init__(self, module):
         super().__init__()
         self.module = module
 
     def forward(self, X):
-        return first_output(self.module(X))
+        return first_output(self.module(X.clone()))

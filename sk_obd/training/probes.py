@@ -1,16 +1,19 @@
 """A network looked at by one trial pass: what it returns, what reads X, which layers lie inside."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 from skorch import NeuralNet
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..curvature.boundary import buffers_restored
 from ..curvature.hooks import evaluating, first_input, first_output, hooked
 from ..curvature.routes.graph import leaves
-from .batches import take_rows
+from .batches import first_rows
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -34,6 +37,15 @@ class RowsSeen:
     readers: list[str] | None
     #: Whether the network is so small that one thread is the fastest.
     single_thread: bool
+    #: A few of the training rows, as the module takes them; None where they are not known, as after
+    #: loading from a file.
+    examples: Tensor | None = field(default=None, compare=False, repr=False)
+
+    def sample(self, module: nn.Module, n_rows: int) -> Tensor:
+        """Rows to try the module on: training rows, repeated, or made-up ones if none are known."""
+        if self.examples is None:
+            return self.made_up(module, n_rows)
+        return repeated(self.examples, n_rows)
 
     def made_up(self, module: nn.Module, n_rows: int) -> Tensor:
         """Rows of this shape and dtype: normal numbers, or indices that every Embedding has."""
@@ -50,6 +62,11 @@ class RowsSeen:
         return torch.randint(least, (n_rows, *self.shape), generator=generator, dtype=dtype)
 
 
+def repeated(rows: Tensor, n_rows: int) -> Tensor:
+    """As many rows, from the first on, again and again."""
+    return rows[torch.arange(n_rows) % len(rows)]
+
+
 @dataclass(frozen=True)
 class Trial:
     """What one pass of a few rows through a network showed, in eval mode."""
@@ -61,6 +78,8 @@ class Trial:
     module_shape: tuple[int, ...]
     #: Whether the module returned that in a tuple.
     in_tuple: bool
+    #: Whether the module changed the rows that it was given in place.
+    changes_input: bool
     #: Multiply-adds of a forward pass, per row.
     n_multiplications: float
     #: Names of the weights of the Linear layers that read X, where X has two dimensions and enters
@@ -86,17 +105,142 @@ def try_net(net: NeuralNet, X) -> Trial:
     Raises
     ------
     ValueError
-        If the module cannot take X; the message says what X looked like.
+        If the module cannot take X, or what it returns is not a function of each row for itself;
+        the message says what was found and what to do.
     """
-    rows = torch.as_tensor(take_rows(X, slice(0, min(X.shape[0], 2))))
+    rows = first_rows(X).to(net.device)
+    module = net.module_
+    with buffers_restored(module):
+        passes = [call_net(net, rows, X.shape) for _ in range(2)]
+        # The curvature says why a module does not take one row, where it does not.
+        with suppress(ValueError):
+            passes.append(call_net(net, rows[:1], X.shape))
+    refuse_shapes(module, [tuple(p.returned.shape) for p in passes[1:]], len(rows))
+    name = f"The module {type(module).__name__}"
+    once, again = (p.output for p in passes[:2])
+    if not torch.allclose(once, again, rtol=SAME_RTOL, atol=SAME_ATOL, equal_nan=True):
+        raise ValueError(
+            f"{name} gives another output for the same rows of X when it is called again, in eval "
+            "mode. Something in its forward is random (torch.rand, or dropout without "
+            "training=self.training) or keeps a state between calls (a counter, the last output); "
+            "make forward a function of X and the parameters."
+        )
+    if passes[0].autocast:
+        raise ValueError(
+            f"{name} computes under torch.autocast, in lower precision, and second derivatives "
+            "need the precision of its parameters. Take autocast out of its forward (it may come "
+            "back for prediction, around predict)."
+        )
+    return probe(module, rows, net.infer)
+
+
+#: How far two outputs for the same rows may be apart: rounding on a GPU may differ by the call.
+SAME_RTOL, SAME_ATOL = 1e-3, 1e-6
+
+
+@torch.no_grad()
+def undefined_at_zero(net: NeuralNet, X, names: list[str]) -> list[str]:
+    """Which of the parameters of these names make the output NaN when they are zero.
+
+    That of weight_norm is divided by the norm of its rows, for instance.
+    """
+    rows = first_rows(X).to(net.device)
+    parameters = dict(net.module_.named_parameters())
+
+    def is_nan(names):
+        before = {name: parameters[name].clone() for name in names}
+        try:
+            for name in names:
+                parameters[name].zero_()
+            with buffers_restored(net.module_):
+                return bool(call_net(net, rows).output.isnan().any())
+        finally:
+            for name, value in before.items():
+                parameters[name].copy_(value)
+
+    return [name for name in names if is_nan([name])] if is_nan(names) else []
+
+
+class Pass(TorchFunctionMode):
+    """One pass of rows through a module, watched."""
+
+    #: The first tensor that the net returned, and that its module returned.
+    output: Tensor
+    returned: Tensor
+
+    def __init__(self):
+        super().__init__()
+        #: Whether any operation ran under autocast.
+        self.autocast = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.autocast |= any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+        return func(*args, **(kwargs or {}))
+
+
+def call_net(net: NeuralNet, rows: Tensor, shape: tuple[int, ...] | None = None) -> Pass:
+    """Pass a copy of rows through a net in eval mode.
+
+    Raises
+    ------
+    ValueError
+        If the module cannot take the rows, or does not return a tensor; `shape` is that of X.
+    """
+    module, returned = net.module_, []
+
+    def note(module, inputs, kwargs, output):
+        refuse_kind(module, output)
+        returned.append(first_output(output))
+
     try:
-        return probe(net.module_, rows.to(net.device), net.infer)
+        with evaluating(module), torch.no_grad(), hooked([module], note), Pass() as found:
+            found.output = first_output(net.infer(rows.clone()))
+    except WrongKind:
+        raise
     except Exception as error:
         raise ValueError(
-            f"The module {type(net.module_).__name__} could not compute an output for X of shape "
-            f"{tuple(X.shape)} and type {rows.dtype}: {error}. Give X the shape the module "
-            "expects, or build the module for this X (skorch's InputShapeSetter does it)."
+            f"The module {type(module).__name__} could not compute an output for X of shape "
+            f"{tuple(shape or rows.shape)} and type {rows.dtype}: {error}. Give X the shape the "
+            "module expects, or build the module for this X (skorch's InputShapeSetter does it)."
         ) from error
+    found.returned = returned[-1]
+    return found
+
+
+class WrongKind(ValueError):
+    """A module does not return a tensor."""
+
+
+def refuse_kind(module: nn.Module, returned) -> None:
+    """Raise WrongKind for what a module returned, if it is not a tensor or a tuple with one."""
+    if isinstance(first_output(returned), Tensor):
+        return
+    found = f"a {type(returned).__name__}"
+    if isinstance(returned, dict):
+        found += f" with the keys {', '.join(map(repr, returned))}"
+    elif isinstance(returned, tuple):
+        found += f" that begins with a {type(first_output(returned)).__name__}"
+    raise WrongKind(
+        f"The module {type(module).__name__} returns {found}; expected one tensor with a row for "
+        "each row of X, or a tuple that begins with it. Let its forward return the predictions "
+        "only, or wrap it in a module that does."
+    )
+
+
+def refuse_shapes(module: nn.Module, shapes: list[tuple[int, ...]], n_rows: int) -> None:
+    """Raise ValueError unless a module returned a row for each row.
+
+    `shapes` are what it returned for `n_rows` rows and, if it took it, for one row.
+    """
+    some, *one = shapes
+    if some[:1] == (n_rows,) and all(shape == (1, *some[1:]) for shape in one):
+        return
+    and_one = "".join(f", and {shape} for one row" for shape in one)
+    raise ValueError(
+        f"The module {type(module).__name__} returns shape {some} for {n_rows} row(s) of X"
+        f"{and_one}; expected the rows first, however many there are. Does it end in .squeeze(), "
+        "which drops every dimension of size 1? Write .squeeze(-1)."
+    )
 
 
 def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Trial:
@@ -110,7 +254,12 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
     call : callable, optional
         How the module is called, ``call(rows)``; None: by itself.
     """
-    table = rows.ndim == 2 and rows.is_floating_point()
+    with evaluating(module), torch.no_grad(), buffers_restored(module):
+        given = rows.clone()
+        (call or module)(given)
+    # torch counts how often a tensor was changed in place.
+    changes_input = given._version > 0
+    table = rows.ndim == 2 and rows.is_floating_point() and not changes_input
     rows = rows.detach().clone().requires_grad_(table)
     calls: dict[nn.Module, list[Tensor]] = {}
     returned = []
@@ -140,7 +289,8 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
         hooked([module], note),
         FlopCounterMode(display=False) as counter,
     ):
-        output = first_output((call or module)(rows))
+        # Rows that require gradients are not the module's to change, and it changes none of them.
+        output = first_output((call or module)(rows.clone() if changes_input else rows))
     last = leaves(output)
     # Every way by which X enters the graph must be one of the layers seen.
     only_linear = readers and n_uses + last.get(rows, 0) == len(readers)
@@ -151,6 +301,7 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
         output.detach(),
         tuple(first_output(returned[-1]).shape),
         isinstance(returned[-1], tuple),
+        changes_input,
         counter.get_total_flops() / 2 / max(1, len(output)),
         found if only_linear and len(found) == len(readers) else None,
         [layer for layer, outs in calls.items() if len(outs) == 1 and outs[0] not in last],

@@ -1,19 +1,20 @@
 """One round of training: a skorch net, its deleted parameters at zero, its rows weighted."""
 
 import copy
+import functools
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, ParamMapper
 
 from .isolation import InterruptWatch
-from .masks import held_at_zero, zero_deleted
+from .masks import held_at_zero, set_trainable, trainable_flags, zero_deleted
 from .nets import parts_of
 from .row_weights import weighted_rows
 
 
-def train_round(net, X, y, *, epochs, sample_weight=None, masks=None):
+def train_round(net, X, y, *, epochs, sample_weight=None, masks=None, first=True):
     """Train an initialised skorch net for at most `epochs` epochs.
 
     Optimiser state, callbacks and history start anew, so that nothing of an earlier round (a
@@ -32,6 +33,10 @@ def train_round(net, X, y, *, epochs, sample_weight=None, masks=None):
         The loss of a batch becomes ``sum(w_i l_i) / sum(w_i)``.
     masks : dict of bool tensors, optional
         False where a parameter is deleted; it is 0.0 before, during and after the round.
+    first : bool, default=True
+        Whether the network starts with this round. In a later one, callbacks that act once
+        (skorch's Initializer, Freezer and Unfreezer) do not act again, and what is trainable
+        after the round is what was trainable before it.
 
     Returns
     -------
@@ -53,10 +58,15 @@ def train_round(net, X, y, *, epochs, sample_weight=None, masks=None):
     net.initialize_history()
     net.initialize_optimizer()
     watch = RoundWatch()
+    flags = trainable_flags(net.module_)
     if net.callbacks != "disable":
         net.initialize_callbacks()
+        if not first:
+            net.callbacks_ = [entry for entry in net.callbacks_ if not acts_once(entry[1])]
     # First of all callbacks: one that ends the round keeps later ones from being told.
     net.callbacks_.insert(0, ("round_watch", watch))
+    # Last of all: whatever the others do to deleted parameters, a batch finds them at zero.
+    net.callbacks_.append(("zeros", Zeros(masks)))
     try:
         with same_weights(net):
             net.notify("on_train_begin", X=X, y=y)
@@ -74,7 +84,9 @@ def train_round(net, X, y, *, epochs, sample_weight=None, masks=None):
         net.notify("on_train_end", X=X, y=y)
         zero_deleted(net.module_, masks)
     finally:
-        net.callbacks_.remove(("round_watch", watch))
+        net.callbacks_ = [e for e in net.callbacks_ if e[0] not in ("round_watch", "zeros")]
+        if not first:
+            set_trainable(net.module_, flags)
     return [{**epoch, "batches": []} for epoch in watch.epochs]
 
 
@@ -96,9 +108,51 @@ def same_weights(net):
         net.initialize_optimizer()
 
 
+def acts_once(callback):
+    """Whether a callback maps parameters in one epoch of a training, given by its number."""
+    if not isinstance(callback, ParamMapper):
+        return False
+    # When it is initialised, skorch puts functions of its own into these attributes.
+    own_schedule = getattr(callback.schedule, "__func__", callback.schedule)
+    at = callback.at.func if isinstance(callback.at, functools.partial) else callback.at
+    return own_schedule in (None, ParamMapper._default_schedule) and (
+        isinstance(at, int) or getattr(at, "__func__", None) is ParamMapper._epoch_at
+    )
+
+
+def may_freeze(net):
+    """Whether callbacks of a net may change which parameters are trainable.
+
+    That is: it has callbacks that are not skorch's, or those of skorch's that map parameters.
+    """
+    return any(
+        isinstance(callback, ParamMapper) or not type(callback).__module__.startswith("skorch.")
+        for _, callback in net.callbacks_
+    )
+
+
 def optimizers_of(net):
     """Every optimiser of a net, also those that a subclass adds."""
     return [v for v in vars(net).values() if isinstance(v, torch.optim.Optimizer)]
+
+
+class Zeros(Callback):
+    """Set deleted parameters to zero after other callbacks, which may map all parameters.
+
+    Where these have frozen every parameter, training has nothing to do and is refused.
+    """
+
+    def __init__(self, masks):
+        self.masks = masks
+
+    def on_epoch_begin(self, net, **kwargs):
+        zero_deleted(net.module_, self.masks)
+        if not any(p.requires_grad for p in net.module_.parameters()):
+            raise ValueError(
+                f"The callbacks of the {type(net).__name__} have frozen every parameter of "
+                f"{type(net.module_).__name__}, so nothing can be trained. Leave some of them "
+                "trainable."
+            )
 
 
 class RoundWatch(Callback):

@@ -149,3 +149,34 @@ def test_a_smaller_network_pickles_and_trains(name):
     assert torch.equal(loaded(X), smaller(X))
     smaller(X).sum().backward()
     assert all(p.grad is not None for p in smaller.parameters())
+
+
+class FoldedWhereItStays(nn.Module):
+    """Units of `a` are constants, and their channels have to stay for the sum."""
+
+    def __init__(self, n_more):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 3), nn.Linear(3, 3, bias=False)
+        self.more = nn.ModuleList(nn.Linear(3, 3, bias=False) for _ in range(n_more))
+
+    def forward(self, X):
+        h = self.a(X)
+        for layer in [self.b, *self.more]:
+            h = h + layer(h)
+        return h
+
+
+@pytest.mark.parametrize("n_more", [0, 1, 3])
+@pytest.mark.parametrize("dead", [[0], [0, 2], [0, 1, 2]])
+def test_no_more_numbers_are_stored_than_before(n_more, dead):
+    torch.manual_seed(0)
+    module = FoldedWhereItStays(n_more)
+    masks = {name: torch.ones(p.shape).bool() for name, p in module.named_parameters()}
+    masks["a.weight"][dead] = False
+    with torch.no_grad():
+        module.a.weight[dead] = 0
+    X = torch.randn(4, 2)
+    small, _, report = shrink(module, masks, X)
+    assert report.n_stored[1] <= report.n_stored[0]
+    assert report.n_params[1] <= report.n_params[0]
+    torch.testing.assert_close(small(X), module(X))

@@ -10,7 +10,8 @@ from sk_obd.curvature import METHODS, diagonal, register_rule
 from sk_obd.curvature.layers.registry import RULES, computes_as, rule_for
 from tests.curvature.comparison import error
 from tests.curvature.plain import ggn_diagonal, hessian_diagonal
-from tests.library.cases import Doubled, HalfConv, Of, lin, mlp, reading
+from tests.library.cases import Doubled, HalfConv, Of, lin, reading
+from tests.library.modules import tanh_mlp
 
 F64 = torch.float64
 CE = nn.CrossEntropyLoss()
