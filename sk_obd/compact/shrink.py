@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from ..training.masks import all_alive
+from ..training.standardise import folded
 from .agreement import agree
 from .changes import changes
 from .channel_rules import Selected
@@ -46,7 +47,8 @@ def shrink(
         selected (an ``nn.Sequential`` then begins with a `SelectColumns`) or where a view had its
         sizes written as numbers: then it is a ``torch.fx.GraphModule``.
     masks : dict of name to bool tensor
-        Of the smaller network: never more alive than before.
+        Of the smaller network: never more alive than before, except for biases that take over the
+        means of the default network's first layer.
     report : CompactReport
         The shapes of each layer before and after, and what was left and why.
 
@@ -62,11 +64,12 @@ def shrink(
     """
     masks = all_alive(module) | {name: mask.cpu() for name, mask in masks.items()}
     try:
-        smaller, new_masks, left = _shrink(copy.deepcopy(module), masks, X)
+        plain, plain_masks = folded(module, masks)
+        smaller, new_masks, left = _shrink(copy.deepcopy(plain), plain_masks, X)
         if count_stored(smaller) > count_stored(module):
             # Constants were folded into new biases, and their channels have to stay all the same.
             prunable = [name for name, _ in module.named_parameters()]
-            smaller, new_masks, left = _shrink(copy.deepcopy(module), masks, X, prunable)
+            smaller, new_masks, left = _shrink(copy.deepcopy(plain), plain_masks, X, prunable)
         if not agree(module, smaller, X):
             raise NotTraced("the smaller network did not agree with it on the rows tried")
     except NotTraced as error:

@@ -29,6 +29,7 @@ from ..training.mlp import default_net
 from ..training.nets import cast, check_criterion, check_net, duplicate, input_dtype, start
 from ..training.objective import Objective
 from ..training.probes import try_net, undefined_at_zero
+from ..training.standardise import mean_and_scale
 from .fitted import FEATURES, Fitted
 from .parameters import check_parameters, names_where
 from .progress import CallbackSupportMixin, FitObserver, with_callbacks
@@ -108,15 +109,20 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         check_consistent_length(X, y)
         return X, y
 
-    def _own_net(self, X, targets, sum_of_weights):
-        """The net of the user, or the default one for such an X and targets."""
+    def _own_net(self, X, targets, weights):
+        """The net of the user, or the default one for such an X, targets and row weights."""
         if self.net is not None:
             return self.net
+        if X.ndim != 2:
+            raise ValueError(
+                f"X has shape {tuple(X.shape)}; the default network takes tables of shape "
+                "(n_samples, n_features). Reshape X, or give a net for rows of several dimensions."
+            )
         return default_net(
             targets.kind,
-            n_features=X.shape[1],
+            mean_and_scale=mean_and_scale(X, weights),
             n_outputs=targets.n_outputs,
-            sum_of_weights=sum_of_weights,
+            sum_of_weights=X.shape[0] if weights is None else float(weights.sum()),
             n_rows=X.shape[0],
             dtype=torch.float32 if X.dtype == np.float32 else torch.float64,
             **{name: getattr(self, name) for name in names_where(default_net=True)},
@@ -126,7 +132,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         """A started net for the recorded shape and type of rows, without data (for load_params)."""
         X = np.broadcast_to(np.zeros((), dtype=rows.dtype), (2, *rows.shape))
         with isolated_generators():
-            return start(self._own_net(X, targets, 2.0), X, targets.examples())
+            return start(self._own_net(X, targets, None), X, targets.examples())
 
 
 #: Training rows that a fitted estimator remembers, to try smaller and exported networks on.
@@ -144,11 +150,6 @@ class TrainingRows(NamedTuple):
     y: torch.Tensor
     #: None: all are equal.
     weights: np.ndarray | None
-
-    @property
-    def sum_of_weights(self):
-        """The number of rows, where they have no weights."""
-        return float(self.X.shape[0] if self.weights is None else self.weights.sum())
 
 
 class PlainOBD(BaseOBD):
@@ -338,7 +339,7 @@ class PlainOBD(BaseOBD):
 
     def _start(self, data, targets):
         """The net started and tried, with X and y as it takes them."""
-        net = self._own_net(data.X, targets, data.sum_of_weights)
+        net = self._own_net(data.X, targets, data.weights)
         net = start(net, data.X, data.y.numpy(), verbose=max(0, int(self.verbose) - 1))
         X = cast(data.X, input_dtype(net.module_, data.X))
         trial = try_net(net, X)

@@ -261,6 +261,9 @@ def snapshot_of(tensors, module, masks):
         if not bool(alive.isfinite().all()):
             raise ValueError(f"The file has NaN or infinity in {name!r}: it is damaged.")
     for name, b in module.named_buffers():
+        if name.startswith("standardise.") and f"buffer/{name}" not in tensors:
+            # Files of the default network from before it standardised X.
+            tensors[f"buffer/{name}"] = b
         value = buffers[name] = tensors[f"buffer/{name}"]
         if value.dtype != b.dtype or value.shape != b.shape:
             raise ValueError(

@@ -16,6 +16,7 @@ from ..compact.select import with_all_columns
 from ..curvature.hooks import first_output
 from ..training.nets import class_columns
 from ..training.probes import RowsSeen
+from ..training.standardise import folded
 
 #: Rows with which a network is traced; the program takes any number.
 N_TRACED_ROWS = 5
@@ -62,7 +63,8 @@ class ExportedPredictor(nn.Module):
     def __init__(self, source: Source):
         super().__init__()
         net = source.net
-        self.module = with_all_columns(copy.deepcopy(net.module_).cpu(), source.rows.shape[0])
+        module, _ = folded(copy.deepcopy(net.module_).cpu())
+        self.module = with_all_columns(module, source.rows.shape[0])
         # Private in skorch, which has no public name for what "auto" stands for.
         self.nonlinearity = net._get_predict_nonlinearity()
         self.classifies = source.classifies

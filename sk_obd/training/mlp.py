@@ -7,6 +7,8 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import EarlyStopping
 from torch import nn
 
+from .standardise import Standardise
+
 ACTIVATIONS = {
     "identity": nn.Identity,
     "logistic": nn.Sigmoid,
@@ -20,7 +22,8 @@ ACTIVATIONS = {
 class MLP(nn.Sequential):
     """A multilayer perceptron: Linear layers ``hidden0``, ``hidden1``, ... and ``output``.
 
-    Weights start uniform after Glorot and Bengio (2010), biases at zero.
+    X is standardised first, by numbers that stay as they are. Weights start uniform after Glorot
+    and Bengio (2010), the same ones for every dtype, and biases at zero.
 
     Parameters
     ----------
@@ -28,6 +31,8 @@ class MLP(nn.Sequential):
     hidden_layer_sizes : sequence of int, default=(100,)
     activation : {"identity", "logistic", "tanh", "relu", "gelu", "silu"}, default="relu"
     dtype : torch.dtype, default=torch.float64
+    mean, scale : array of shape (n_features,), default=None
+        Of the columns of X; None: 0 and 1.
 
     Examples
     --------
@@ -42,25 +47,30 @@ class MLP(nn.Sequential):
         hidden_layer_sizes=(100,),
         activation="relu",
         dtype=torch.float64,
+        mean=None,
+        scale=None,
     ):
-        layers = OrderedDict()
+        mean = torch.zeros(n_features) if mean is None else mean
+        scale = torch.ones(n_features) if scale is None else scale
+        layers = OrderedDict(standardise=Standardise(mean, scale))
         width = n_features
         for i, size in enumerate(hidden_layer_sizes):
-            layers[f"hidden{i}"] = nn.Linear(width, size, dtype=dtype)
+            layers[f"hidden{i}"] = nn.Linear(width, size, dtype=torch.float64)
             layers[f"activation{i}"] = ACTIVATIONS[activation]()
             width = size
-        layers["output"] = nn.Linear(width, n_outputs, dtype=dtype)
+        layers["output"] = nn.Linear(width, n_outputs, dtype=torch.float64)
         super().__init__(layers)
         for layer in self:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
+        self.to(dtype)
 
 
 def default_net(
     kind,
     *,
-    n_features,
+    mean_and_scale,
     n_outputs,
     sum_of_weights,
     n_rows,
@@ -76,6 +86,7 @@ def default_net(
 
     Each round of training ends when the training loss has not improved by 1e-4 for 10 epochs.
     """
+    mean, scale = mean_and_scale
     if weight_decay == "auto":
         # Never 0: separable data have no minimum without it, and OBD assumes one.
         weight_decay = min(1e-2, 4.0 / sum_of_weights)
@@ -86,11 +97,13 @@ def default_net(
     return net_class(
         MLP,
         criterion=criterion,
-        module__n_features=n_features,
+        module__n_features=len(mean),
         module__n_outputs=n_outputs,
         module__hidden_layer_sizes=tuple(hidden_layer_sizes),
         module__activation=activation,
         module__dtype=dtype,
+        module__mean=mean,
+        module__scale=scale,
         optimizer=torch.optim.Adam,
         optimizer__weight_decay=weight_decay,
         lr=learning_rate_init,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from skorch import NeuralNet
@@ -14,6 +14,7 @@ from ..curvature.boundary import buffers_restored
 from ..curvature.hooks import evaluating, first_input, first_output, hooked
 from ..curvature.routes.graph import leaves
 from .batches import first_rows
+from .standardise import Standardise
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -131,7 +132,7 @@ def try_net(net: NeuralNet, X) -> Trial:
             "need the precision of its parameters. Take autocast out of its forward (it may come "
             "back for prediction, around predict)."
         )
-    return probe(module, rows, net.infer)
+    return replace(probe(module, rows, net.infer), output=passes[0].output)
 
 
 #: How far two outputs for the same rows may be apart: rounding on a GPU may differ by the call.
@@ -278,13 +279,19 @@ def probe(module: nn.Module, rows: Tensor, call: Callable | None = None) -> Tria
         calls.setdefault(layer, []).append(output.detach().requires_grad_())
         return calls[layer][-1].clone()
 
+    def passed(layer, inputs, kwargs, output):
+        # A column that is standardised is still that column.
+        return first_input(inputs, kwargs)
+
     def note(module, inputs, kwargs, output):
         returned.append(output)
 
+    standardised = [layer for layer in module.modules() if isinstance(layer, Standardise)]
     layers = [layer for layer in module.modules() if isinstance(layer, LAYERS)]
     with (
         evaluating(module),
         torch.enable_grad(),
+        hooked(standardised, passed),
         hooked(layers, cut),
         hooked([module], note),
         FlopCounterMode(display=False) as counter,
