@@ -33,7 +33,14 @@ from ..training.standardise import mean_and_scale
 from .fitted import FEATURES, Fitted
 from .parameters import check_parameters, names_where
 from .progress import CallbackSupportMixin, FitObserver, with_callbacks
-from .validation import as_kwarg, check_weights, check_X, refuse_mapping, unequal
+from .validation import (
+    as_kwarg,
+    check_weights,
+    check_X,
+    hint_at_percentage,
+    refuse_several_inputs,
+    unequal,
+)
 
 
 class BaseOBD(CallbackSupportMixin, BaseEstimator):
@@ -99,7 +106,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
             check_net(self.net, self._targets_class.kind, type(self).__name__)
 
     def _check_X_y(self, X, y, reset):
-        refuse_mapping(X, type(self).__name__)
+        refuse_several_inputs(X, y, type(self).__name__)
         X = check_X(X, self, reset=reset)
         if y is None:
             raise ValueError(
@@ -251,11 +258,14 @@ class PlainOBD(BaseOBD):
             After Ctrl-C. If the dense network was trained by then, the estimator is fitted with
             the last good network; else it is as it was before.
         """
-        return self._fit(X, y, sample_weight, validation=(X_val, y_val))
+        return self._fit(X, y, sample_weight, validation=(X_val, y_val), hints=True)
 
     @with_callbacks
-    def _fit(self, X, y, sample_weight, *, validation=(None, None), targets=None):
-        """Fit, where `targets` may be known from more rows than these."""
+    def _fit(self, X, y, sample_weight, *, validation=(None, None), targets=None, hints=False):
+        """Fit, where `targets` may be known from more rows than these.
+
+        `hints`: whether the user asked for this very fit, and is told of what looks like a mistake.
+        """
         self._check_own_parameters()
         resumes = self.warm_start and hasattr(self, "path_")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -277,6 +287,8 @@ class PlainOBD(BaseOBD):
                     check_sweepable(net.module_, trial.rows)
                 undefined = self._undefined(net, X)
                 path = self._path_for(net.module_, trial, undefined, resumes)
+                if hints:
+                    hint_at_percentage(self.prune_rate, path.n_prunable, stacklevel=USERS_FRAME)
                 recipe = self._recipe(net, seed)
                 if "curvature" in recipe.needs:
                     check_derivatives(objective, self.curvature)

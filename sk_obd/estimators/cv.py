@@ -16,13 +16,13 @@ from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping
 from sklearn.utils.parallel import Parallel, delayed
 from skorch import NeuralNet
 
-from .base import BaseOBD
+from .base import USERS_FRAME, BaseOBD
 from .docstrings import documented
 from .fitted import FittedClassifier, FittedRegressor
 from .folds import FoldRows, Unweighted, choose_size, follow, tabulate
 from .plain import OBDClassifier, OBDRegressor
 from .progress import SearchTasks, with_callbacks
-from .validation import as_kwarg, check_weights
+from .validation import as_kwarg, check_weights, hint_at_percentage
 
 
 class BaseOBDCV(BaseOBD):
@@ -140,6 +140,11 @@ class BaseOBDCV(BaseOBD):
         tasks = SearchTasks(self, len(splits), X, y, as_kwarg(weights))
         rows = FoldRows(X, y, weights, score_params, self._targets_class.of_all(y))
         folds = self._follow_paths(rows, splits, seed, tasks)
+        end = folds[0][-1]
+        n_deleted = sum(row["n_deleted"] for row in folds[0])
+        if n_deleted:
+            n_prunable = round(n_deleted / end["prune_rate"])
+            hint_at_percentage(self.prune_rate, n_prunable, stacklevel=USERS_FRAME)
         results = tabulate(folds)
         chosen = choose_size([[row["test_score"] for row in rows] for rows in folds], self.rule)
         if self.verbose:
@@ -158,7 +163,7 @@ class BaseOBDCV(BaseOBD):
         )
         try:
             with tasks.final(final):
-                final.fit(X, y, weights)
+                final._fit(X, y, weights)
         finally:
             if hasattr(final, "path_"):
                 self._take_over(final)

@@ -27,7 +27,7 @@ from ..training.masks import count_alive
 from ..training.nets import cast, class_columns, duplicate, input_dtype
 from ..training.probes import RowsSeen, call_net
 from .targets import ClassTargets, ValueTargets
-from .validation import check_X, passes_unchanged, refuse_mapping
+from .validation import check_X, passes_unchanged, refuse_several_inputs
 
 #: What scikit-learn's validation notes of X.
 FEATURES = ("n_features_in_", "feature_names_in_")
@@ -45,6 +45,8 @@ class Fitted:
     targets: ClassTargets | ValueTargets
     #: Of a compacted network; None: the net predicts by itself.
     predictor: FastPredictor | None = None
+    #: The calls that made this network of the one that fit has left, as code.
+    calls: tuple[str, ...] = ()
 
     def __getstate__(self):
         return {name: carried(value) for name, value in vars(self).items()}
@@ -146,6 +148,11 @@ class FittedMixin:
         at_row._become(replace(self._fitted, net=net, predictor=None), path.cut(row))
         return at_row
 
+    def __repr__(self, N_CHAR_MAX=700):
+        # scikit-learn's, and the calls of at() and compact() behind it.
+        calls = self._fitted.calls if hasattr(self, "_fitted") else ()
+        return super().__repr__(N_CHAR_MAX) + "".join(calls)
+
     # -- predicting ----------------------------------------------------------------------------
 
     def _check_X(self, X):
@@ -153,7 +160,7 @@ class FittedMixin:
         if not hasattr(self, "net_"):
             check_is_fitted(self, "net_")
         if not passes_unchanged(X, self):
-            refuse_mapping(X, type(self).__name__)
+            refuse_several_inputs(X, None, type(self).__name__)
             X = check_X(X, self, reset=False)
         return cast(X, input_dtype(self.net_.module_, X))
 
@@ -193,11 +200,15 @@ class FittedMixin:
         Raises
         ------
         ValueError
-            If no kept row fits; it lists the rows.
+            If the path does not go so far, or no kept row fits; it lists the rows.
         """
         check_is_fitted(self, "net_")
         row = self.path_.find(iteration=iteration, n_params=n_params, prune_rate=prune_rate)
-        return self._at_row(row)
+        at_row = self._at_row(row)
+        at_row._fitted = replace(
+            at_row._fitted, calls=(*self._fitted.calls, f".at(iteration={row})")
+        )
+        return at_row
 
     def compact(self, backend: str = "auto", X=None) -> Self:
         """A fitted copy whose network is really smaller, with the same predictions.
@@ -259,7 +270,12 @@ class FittedMixin:
         for name in ("saliencies_", "ranking_"):
             # They belong to parameters that are no longer there.
             small.__dict__.pop(name, None)
-        small._fitted = replace(self._fitted, net=found.net, predictor=found.predictor)
+        small._fitted = replace(
+            self._fitted,
+            net=found.net,
+            predictor=found.predictor,
+            calls=(*self._fitted.calls, ".compact()"),
+        )
         small.net_, small.path_ = found.net, self.path_.without_networks()
         small.mask_ = {name: mask.numpy() for name, mask in found.masks.items()}
         small.n_params_ = count_alive(found.masks)

@@ -7,6 +7,7 @@ the documentation.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from numbers import Integral, Real
 from typing import Literal
 
@@ -18,6 +19,16 @@ from ..pruning.saliency import LOSSES, NEEDS
 from ..training.mlp import ACTIVATIONS
 
 RULES = ("best", "one_se")
+
+#: How a net of one's own has what a setting of the default network says.
+ON_A_NET = {
+    "hidden_layer_sizes": "Build the net's module with these layers",
+    "activation": "Build the net's module with this activation",
+    "learning_rate_init": "Set it on the net as lr (net__lr in a grid)",
+    "batch_size": "Set it on the net as batch_size (net__batch_size in a grid)",
+    "max_epochs": "Set it on the net as max_epochs (net__max_epochs in a grid)",
+    "weight_decay": "Set it on the net as optimizer__weight_decay",
+}
 
 
 def anything(name, value, parameters):
@@ -45,13 +56,26 @@ def check_parameters(estimator):
     Raises
     ------
     ValueError, TypeError
-        Naming the parameter, the value found and what was expected.
+        Naming the parameter, the value found and what was expected; also for a setting of the
+        default network beside a net.
     """
     parameters = estimator.get_params(deep=False)
     for name, value in parameters.items():
         known = PARAMETERS.get(name, Parameter())
         if not known.default_net or parameters["net"] is None:
             known.check(name, value, parameters)
+        elif not same(value, signature(type(estimator)).parameters[name].default):
+            raise ValueError(
+                f"{name}={value!r} is a setting of the default network and means nothing beside "
+                f"net={type(parameters['net']).__name__}(...). {ON_A_NET[name]}, or leave out net."
+            )
+
+
+def same(value, default):
+    """Whether a value is the default, where both are numbers, strings or sequences of numbers."""
+    if isinstance(default, tuple) and not isinstance(value, str):
+        return np.array_equal(np.asarray(value), np.asarray(default))
+    return type(value) is type(default) and value == default
 
 
 def names_where(**wanted):

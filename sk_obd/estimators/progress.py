@@ -5,13 +5,20 @@ All that depends on ``sklearn.callback`` (experimental in 1.9) is here:
 callback whose ``on_fit_task_end`` returns True ends them.
 """
 
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
 from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 
+from ..training.convergence import why_not_converged
+
 __all__ = ["CallbackSupportMixin", "FitObserver", "FitTasks", "SearchTasks", "with_callbacks"]
+
+#: From where a new row is told to the line that called fit.
+USERS_FRAME = 7
 
 
 class FitObserver:
@@ -32,7 +39,7 @@ class FitObserver:
 
     def __init__(self, estimator, draft, run, scored, n_iterations):
         self.draft = draft
-        self.path = run.path
+        self.run = run
         self.scored = scored
         self.name = type(estimator).__name__ if estimator.verbose else None
         self.scorer = check_scoring(draft, scoring=estimator.scoring)
@@ -51,9 +58,18 @@ class FitObserver:
         return found
 
     def end_iteration(self, path):
-        """Print the row, tell the callbacks; whether one of them asks to stop."""
+        """Print the row, say where it learned nothing, tell the callbacks.
+
+        Returns whether one of them asks to stop.
+        """
         if self.name:
             print(line_of(self.name, path), flush=True)
+        if len(path) == 1:
+            run = self.run
+            for what in why_not_converged(
+                path.history, run.recipe.dense_epochs, path[0]["loss"], run.objective.constant_loss
+            ):
+                warnings.warn(what, ConvergenceWarning, stacklevel=USERS_FRAME)
         return self.tasks.end_iteration()
 
     def end(self):
@@ -62,7 +78,8 @@ class FitObserver:
 
     def learnt(self):
         """What the estimator would have learnt if fit ended now."""
-        return self.draft._at_row(self.path.kept, self.path)._learnt()
+        path = self.run.path
+        return self.draft._at_row(path.kept, path)._learnt()
 
 
 def line_of(name, path):

@@ -1,8 +1,9 @@
 """X, y and weights, validated as scikit-learn does."""
 
 import math
+import warnings
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ def check_X(X, estimator, *, reset):
     Text, categories, objects, dates and numbers longer than float64 become float64, or are refused
     in scikit-learn's words; big-endian numbers are put in this machine's order.
     """
+    if isinstance(X, torch.Tensor):
+        X = X.detach().cpu()
+        X = X.float() if X.dtype == torch.bfloat16 else X
     as_float = X_RULES | {"dtype": np.float64}
     is_text = isinstance(X, np.ndarray) and X.dtype.kind in "US"
     X = validate_data(estimator, X, reset=reset, **(as_float if is_text else X_RULES))
@@ -43,11 +47,45 @@ def check_X(X, estimator, *, reset):
     return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
 
 
-def refuse_mapping(X, owner):
-    """Raise TypeError for X of several named arrays, which scikit-learn's tools cannot split."""
-    if isinstance(X, Mapping | torch.utils.data.Dataset) and not sparse.issparse(X):
+def hint_at_percentage(prune_rate, n_prunable, *, stacklevel):
+    """Warn of a small number of parameters that looks like a percentage of many.
+
+    Parameters
+    ----------
+    prune_rate : int or float
+    n_prunable : int
+        How many parameters may be deleted.
+    stacklevel : int
+        As for ``warnings.warn``, seen from the caller.
+    """
+    if isinstance(prune_rate, Integral) and 2 <= prune_rate < 100 and prune_rate < n_prunable / 4:
+        warnings.warn(
+            f"prune_rate={prune_rate} deletes {prune_rate} of {n_prunable} parameters, which is "
+            f"{prune_rate / n_prunable:.2%}. For {prune_rate} % of them give "
+            f"prune_rate={prune_rate / 100}.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def refuse_several_inputs(X, y, owner):
+    """Raise TypeError for X of several arrays, which scikit-learn's tools cannot split.
+
+    Parameters
+    ----------
+    X : object
+    y : object
+        Tells a list of arrays from a list of rows; None where it is not known.
+    owner : str
+        The estimator's name.
+    """
+    several = isinstance(X, Mapping | torch.utils.data.Dataset) and not sparse.issparse(X)
+    if isinstance(X, list | tuple) and hasattr(y, "__len__") and len(X) != len(y):
+        several = len(X) > 0 and all(hasattr(x, "shape") and len(x) == len(y) for x in X)
+    if several:
+        of = f" of {len(X)} arrays" if isinstance(X, list | tuple) else ""
         raise TypeError(
-            f"X is a {type(X).__name__}; {owner} expects one array, DataFrame or CSR matrix of "
+            f"X is a {type(X).__name__}{of}; {owner} expects one array, DataFrame or CSR matrix of "
             "shape (n_samples, ...). Stack the inputs into one array and take them apart in the "
             "module's forward."
         )

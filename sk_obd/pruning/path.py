@@ -275,7 +275,8 @@ class PruningPath:
         Raises
         ------
         ValueError
-            If not exactly one of the three is given, or no kept row fits; it lists the rows.
+            If not exactly one of the three is given, the path does not go so far, or no kept row
+            fits; it lists the rows.
         """
         given = {"iteration": iteration, "n_params": n_params, "prune_rate": prune_rate}
         wanted = [f"{name}={value}" for name, value in given.items() if value is not None]
@@ -291,6 +292,7 @@ class PruningPath:
             most = round(prune_rate * self.n_prunable)
             totals = np.cumsum([row["n_deleted"] for row in self.rows])
             fits = [i for i, total in enumerate(totals) if total <= most]
+        self._refuse_beyond(n_params, prune_rate)
         fits = [i for i in fits if i in self.networks]
         if not self.networks:
             raise ValueError(
@@ -308,6 +310,23 @@ class PruningPath:
                 + (" keep_path='all' keeps every row." if self.keep == "last" else "")
             )
         return fits[-1]
+
+    def _refuse_beyond(self, n_params, prune_rate):
+        """Raise ValueError where the path ends before a size is reached."""
+        if not self.rows:
+            return
+        last = self.rows[-1]
+        beyond = (n_params is not None and n_params < last["n_params"]) or (
+            prune_rate is not None
+            and round(prune_rate * self.n_prunable) > sum(row["n_deleted"] for row in self.rows)
+        )
+        if beyond:
+            wanted = f"n_params={n_params}" if prune_rate is None else f"prune_rate={prune_rate}"
+            raise ValueError(
+                f"{wanted} lies beyond the end of the path, which has {last['n_params']} "
+                f"parameters there (prune rate {last['prune_rate']:.3f}). Fit with a larger "
+                "prune_rate; warm_start=True goes on from here."
+            )
 
     def cut(self, row):
         """Cut the path after a row.

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from ..curvature.boundary import buffers_restored
 from ..curvature.hooks import evaluating, first_output
+from ..curvature.losses.base import WrongOutputs
 from ..curvature.losses.registry import loss_of
 from .batches import array_batches, first_rows
 from .probes import call_net
@@ -92,6 +93,12 @@ def check_module(module):
                 f"The parameter {name!r} of {type(module).__name__} is complex ({parameter.dtype}),"
                 " and second derivatives are of real parameters. Hold it as real numbers with a "
                 "last dimension of 2, and take torch.view_as_complex of them in forward."
+            )
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"The parameter {name!r} of {type(module).__name__} is of {parameter.dtype}, in "
+                "which training and second derivatives lose what deletion rests on. Give "
+                "module.float(), and take net_.module_.half() after fit where memory matters."
             )
 
 
@@ -276,7 +283,25 @@ def class_columns(proba):
 
 
 def check_criterion(net, output, target):
-    """Refuse a criterion that cannot judge (output, target), before any training."""
-    loss = loss_of(net.criterion_, outputs_of(net))
+    """Refuse a criterion that cannot judge (output, target), before any training.
+
+    Raises
+    ------
+    ValueError
+        Among others, for NLLLoss beside a module that does not return (log-)probabilities.
+    """
+    outputs = outputs_of(net)
+    loss = loss_of(net.criterion_, outputs)
+    try:
+        loss.refuse_outputs(output)
+    except WrongOutputs as error:
+        owner, module = type(net).__name__, type(net.module_).__name__
+        end = "Softmax" if outputs == "proba" else "LogSoftmax"
+        of = "probabilities" if outputs == "proba" else "logarithms of probabilities"
+        raise ValueError(
+            f"{owner} with criterion={type(net.criterion_).__name__} expects a module that returns "
+            f"{of}; those that {module} returns do not sum to 1 in each row. Let its forward end "
+            f"in {end}, or give {owner} criterion=torch.nn.CrossEntropyLoss, which takes logits."
+        ) from error
     with torch.no_grad():
         loss.rows(output, target[: len(output)].to(output.device))

@@ -1,5 +1,7 @@
 """The training loss as it is measured: all rows, eval mode, no penalty, summed in float64."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -7,6 +9,7 @@ from .. import curvature
 from ..curvature.hooks import evaluating, first_output, trainable
 from ..curvature.losses.registry import loss_of
 from .batches import take_rows
+from .convergence import constant_loss
 from .nets import PREDICTION_ROWS, outputs_of
 from .probes import Trial, probe
 
@@ -74,7 +77,8 @@ class Objective:
         self.module = FunctionOfRows(module) if wrapped else module
         self.prefix = "module." if wrapped else ""
         # A skorch net may flatten its module's (n, 1); derivatives are taken of the module.
-        self.y = y.reshape(-1, *trial.module_shape[1:]) if y.is_floating_point() else y
+        self.shape = trial.module_shape[1:]
+        self.y = y.reshape(-1, *self.shape) if y.is_floating_point() else y
         self.twice_differentiable = True
 
     @classmethod
@@ -125,6 +129,15 @@ class Objective:
         with evaluating(self.whole), torch.no_grad():
             sums = [self._sums(*batch) for batch in self._batches()]
         return float(sum(s for s, _ in sums) / sum(n for _, n in sums))
+
+    def constant_loss(self):
+        """The least E of an output that is the same for every row; NaN where it is not known."""
+        loss = loss_of(self.criterion, self.outputs)
+        try:
+            return constant_loss(loss, self.shape, self.y, self.weights)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError):
+            # A criterion of someone else's that is not meant for such outputs.
+            return math.nan
 
     def gradient(self):
         """dE/du for every trainable parameter, in its own dtype."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Loss, summed
+from .base import Loss, WrongOutputs, summed
 from .hessians import Categorical, Form, Moved
 
 #: How far the sum of a row's probabilities may be from 1: more than rounding makes it, and far less
@@ -185,12 +185,12 @@ class NLL(CrossEntropy):
         return summed(self.unreduced(logits, target))
 
     def refuse_outputs(self, output: Tensor) -> None:
-        """Raise ValueError for other than probabilities: the split would be of another loss."""
+        """Raise WrongOutputs for other than probabilities: the split would be of another loss."""
         total = (output if self.outputs == "proba" else output.exp()).sum(1)
         off = (total - 1).abs().max().item() if total.numel() else 0.0
         if not off < SUM_ATOL:
             kind = "probabilities" if self.outputs == "proba" else "exponentials"
-            raise ValueError(
+            raise WrongOutputs(
                 f'NLLLoss with outputs="{self.outputs or "log_proba"}": the {kind} of a row sum to '
                 f'1 +- {off:.3g}, not to 1. Say outputs="proba" for a Softmax output, "log_proba" '
                 "for LogSoftmax, or use CrossEntropyLoss for logits."
