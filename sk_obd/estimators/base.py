@@ -31,7 +31,7 @@ from ..training.objective import Objective
 from ..training.probes import try_net, undefined_at_zero
 from ..training.standardise import mean_and_scale
 from .fitted import FEATURES, Fitted
-from .parameters import check_parameters, names_where
+from .parameters import check_parameters, names_where, refuse_settings_beside_net
 from .progress import CallbackSupportMixin, FitObserver, with_callbacks
 from .validation import (
     as_kwarg,
@@ -104,6 +104,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         check_parameters(self)
         if self.net is not None:
             check_net(self.net, self._targets_class.kind, type(self).__name__)
+            refuse_settings_beside_net(self)
 
     def _check_X_y(self, X, y, reset):
         refuse_several_inputs(X, y, type(self).__name__)

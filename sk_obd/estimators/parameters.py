@@ -56,18 +56,24 @@ def check_parameters(estimator):
     Raises
     ------
     ValueError, TypeError
-        Naming the parameter, the value found and what was expected; also for a setting of the
-        default network beside a net.
+        Naming the parameter, the value found and what was expected.
     """
     parameters = estimator.get_params(deep=False)
     for name, value in parameters.items():
         known = PARAMETERS.get(name, Parameter())
         if not known.default_net or parameters["net"] is None:
             known.check(name, value, parameters)
-        elif not same(value, signature(type(estimator)).parameters[name].default):
+
+
+def refuse_settings_beside_net(estimator):
+    """Raise ValueError for a setting of the default network that was given beside a net."""
+    defaults = signature(type(estimator)).parameters
+    for name in names_where(default_net=True):
+        value = getattr(estimator, name)
+        if not same(value, defaults[name].default):
             raise ValueError(
                 f"{name}={value!r} is a setting of the default network and means nothing beside "
-                f"net={type(parameters['net']).__name__}(...). {ON_A_NET[name]}, or leave out net."
+                f"net={type(estimator.net).__name__}(...). {ON_A_NET[name]}, or leave out net."
             )
 
 

@@ -56,7 +56,7 @@ def hint_at_percentage(prune_rate, n_prunable, *, stacklevel):
     n_prunable : int
         How many parameters may be deleted.
     stacklevel : int
-        As for ``warnings.warn``, seen from the caller.
+        As for ``warnings.warn``.
     """
     if isinstance(prune_rate, Integral) and 2 <= prune_rate < 100 and prune_rate < n_prunable / 4:
         warnings.warn(
@@ -64,7 +64,7 @@ def hint_at_percentage(prune_rate, n_prunable, *, stacklevel):
             f"{prune_rate / n_prunable:.2%}. For {prune_rate} % of them give "
             f"prune_rate={prune_rate / 100}.",
             UserWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=stacklevel,
         )
 
 

@@ -181,7 +181,8 @@ class PruningPath:
             if self.keep == "last":
                 self.networks.clear()
         if kept or self.keep == "all":
-            self.networks[i] = found.network
+            last = next(reversed(self.networks.values()), None)
+            self.networks[i] = found.network if last is None else found.network.sharing(last)
 
     def saliencies(self) -> dict[str, torch.Tensor] | None:
         """Saliencies of the network kept.

@@ -1,7 +1,7 @@
 """What one iteration of pruning leaves: a snapshot of the network, and what was measured."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,14 @@ class Snapshot:
         """The snapshot of a module as it is."""
         alive = {n: p.detach().cpu()[masks[n]].clone() for n, p in module.named_parameters()}
         return cls(alive, {n: b.detach().cpu().clone() for n, b in module.named_buffers()})
+
+    def sharing(self, other):
+        """This snapshot with the buffers of another one where they are equal, to be kept once."""
+        buffers = {
+            name: other.buffers[name] if torch.equal(b, other.buffers[name]) else b
+            for name, b in self.buffers.items()
+        }
+        return replace(self, buffers=buffers)
 
     @torch.no_grad()
     def load(self, module, masks):

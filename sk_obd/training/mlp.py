@@ -46,6 +46,7 @@ class MLP(nn.Sequential):
         n_outputs,
         hidden_layer_sizes=(100,),
         activation="relu",
+        *,
         dtype=torch.float64,
         mean=None,
         scale=None,

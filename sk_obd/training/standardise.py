@@ -5,8 +5,11 @@ import copy
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.preprocessing import MaxAbsScaler, StandardScaler
+from sklearn.utils import gen_batches
 from torch import nn
+
+#: Rows that are read at a time.
+BLOCK = 4096
 
 
 class Standardise(nn.Module):
@@ -41,10 +44,10 @@ class Standardise(nn.Module):
 
 
 def mean_and_scale(X, weights=None):
-    """Weighted mean and standard deviation of each column of X, as ``StandardScaler`` has them.
+    """Weighted mean and standard deviation of each column of X.
 
-    The mean of a CSR matrix is taken for 0, which keeps its zeros. The scale of a constant column
-    is 1.
+    Rows are read in dense blocks, so that a CSR matrix gives the very numbers of the array. The
+    scale of a constant column is 1.
 
     Parameters
     ----------
@@ -55,16 +58,23 @@ def mean_and_scale(X, weights=None):
     -------
     mean, scale : float64 ndarrays of shape (n_columns,)
     """
-    dense = not sparse.issparse(X)
-    # Squares of the largest and the smallest numbers would not be finite, or 0.
-    largest = MaxAbsScaler().fit(X).scale_.astype(np.float64)
-    extreme = (largest > 1e100) | (largest < 1e-100)
-    unit = np.where(extreme, largest, 1.0)
-    if extreme.any():
-        X = X / unit if dense else X @ sparse.diags_array(1 / unit)
-    scaler = StandardScaler(with_mean=dense).fit(X, sample_weight=weights)
-    mean = scaler.mean_ * unit if dense else np.zeros(X.shape[1])
-    return mean, scaler.scale_ * unit
+    n_rows = X.shape[0]
+    weights = np.ones(n_rows) if weights is None else weights
+
+    def blocks():
+        for rows in gen_batches(n_rows, BLOCK):
+            block = X[rows].toarray() if sparse.issparse(X) else X[rows]
+            yield weights[rows], np.ascontiguousarray(block, dtype=np.float64)
+
+    # Divided by a power of two, which changes no digit, squares neither overflow nor vanish.
+    low = np.min([x.min(axis=0) for _, x in blocks()], axis=0)
+    high = np.max([x.max(axis=0) for _, x in blocks()], axis=0)
+    unit = np.ldexp(1.0, np.frexp(np.maximum(-low, high))[1] - 1)
+    mean = np.sum([w @ (x / unit) for w, x in blocks()], axis=0) / weights.sum()
+    variance = np.sum([w @ (x / unit - mean) ** 2 for w, x in blocks()], axis=0) / weights.sum()
+    scale = np.sqrt(variance)
+    varies = (low < high) & (scale > 10 * np.finfo(np.float64).eps * np.abs(mean))
+    return mean * unit, np.where(varies, scale * unit, 1.0)
 
 
 def folded(module, masks=None):

@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,7 @@ def test_weights_start_within_glorots_bound_and_biases_at_zero():
 def test_automatic_weight_decay_falls_with_the_weight_of_the_data(total, expected):
     net = default_net(
         "classifier",
-        n_features=2,
+        mean_and_scale=(np.zeros(2), np.ones(2)),
         n_outputs=2,
         sum_of_weights=total,
         n_rows=500,

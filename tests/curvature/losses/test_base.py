@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from sk_obd.curvature import diagonal
@@ -59,3 +60,47 @@ def test_a_sum_over_rows_without_reduction_is_refused():
     module, _, X, y = BY_NAME["mse"].make()
     with pytest.raises(ValueError, match=r"total gives .* mean over single rows"):
         diagonal(module, total, X, y)
+
+
+def bare(output, target):
+    return F.cross_entropy(output, target)
+
+
+def branching(output, target):
+    # torch.func cannot follow a branch on a value.
+    return F.cross_entropy(output, target) * (2.0 if output.max() > 100 else 1.0)
+
+
+def in_numpy(output, target):
+    assert output.detach().numpy().ndim == 2
+    return F.cross_entropy(output, target)
+
+
+@pytest.mark.parametrize("criterion", [bare, branching, in_numpy])
+def test_rows_without_a_reduction_are_computed_together_where_that_is_the_same(criterion):
+    output = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    y = torch.arange(7) % 3
+    rows = loss_of(criterion).rows(output, y)
+    expected = F.cross_entropy(output, y, reduction="none")
+    torch.testing.assert_close(rows, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(rows.sum(), output), torch.autograd.grad(expected.sum(), output)
+    )
+
+
+def test_one_call_is_enough_for_many_rows():
+    calls = []
+
+    def counted(output, target):
+        calls.append(len(output))
+        return F.mse_loss(output, target)
+
+    loss_of(counted).rows(torch.randn(100, 2), torch.randn(100, 2))
+    assert len(calls) <= 3
+
+
+def test_rows_that_torch_func_gets_wrong_are_computed_one_by_one(monkeypatch):
+    monkeypatch.setattr(torch.func, "vmap", lambda f: lambda o, t: torch.zeros(len(o)))
+    output, y = torch.randn(7, 3), torch.arange(7) % 3
+    expected = F.cross_entropy(output, y, reduction="none")
+    torch.testing.assert_close(loss_of(bare).rows(output, y), expected)
