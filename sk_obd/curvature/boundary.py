@@ -225,6 +225,25 @@ def plain_embeddings(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
+def second_derivatives_named(module: nn.Module, method: str) -> Iterator[None]:
+    """Say what to do where torch has no second derivative of one of the module's operations.
+
+    Raises
+    ------
+    RuntimeError
+        In the place of torch's NotImplementedError.
+    """
+    try:
+        yield
+    except NotImplementedError as error:
+        raise RuntimeError(
+            f"{type(module).__name__} computes something that torch can differentiate only once: "
+            f'{error}. method={method!r} needs second derivatives; use method="ggn", or write that '
+            "step with other operations."
+        ) from error
+
+
+@contextmanager
 def as_it_was(module: nn.Module) -> Iterator[None]:
     """Eval mode with gradients on, by kernels that can be differentiated as often as needed.
 

@@ -12,6 +12,7 @@ from .boundary import (
     checked_batch_size,
     default_batch_size,
     drawn_rows,
+    second_derivatives_named,
     sums_over_batches,
 )
 from .check import ROWS, disagreement, warn_of, worth_comparing
@@ -108,7 +109,7 @@ def diagonal(
         - With "ggn-mc", if the loss is not convex in the logits.
     RuntimeError
         With "hessian" and "recursion", if the module holds a function that can be differentiated
-        only once.
+        only once, as ``torch.cdist``.
 
     Warns
     -----
@@ -148,7 +149,7 @@ def diagonal(
         generator=generator,
         try_dense_chain=may_be_dense_chain(module),
     )
-    with as_it_was(module):
+    with as_it_was(module), second_derivatives_named(module, method):
         # A dense chain is seen to keep its rows apart as it is traced, unless rows come singly.
         if not problem.try_dense_chain or size == 1:
             refuse_dependent_rows(module, problem.probe)

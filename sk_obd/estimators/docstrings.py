@@ -11,7 +11,8 @@ PARAMETERS = {
         ``max_epochs`` is 0, dense training is skipped and the trained network is pruned. In
         ``set_params`` and in grids its own parameters are ``net__max_epochs``, ``net__lr``,
         ``net__module__hidden``, ... None: a multilayer perceptron made from the parameters
-        marked (default net) below.""",
+        marked (default net) below, which standardises X itself in a fixed first layer. These
+        parameters are refused beside a net.""",
     "prune_rate": """
     prune_rate : float in [0, 1) or int, default=0.5
         Share of the prunable parameters deleted in the end, ``round(prune_rate * n)``; an int
