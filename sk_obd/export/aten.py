@@ -12,8 +12,8 @@ def aten(*names: str) -> Callable[[Callable], Callable]:
     """Decorate a NumPy function that does what torch's operations of these names do.
 
     Its source is copied into exported files, without the decorator: it takes the arguments of
-    torch's operation and uses nothing but NumPy, the standard library and functions of its own
-    module, whose source is copied too.
+    torch's operation and uses nothing but NumPy, the standard library and functions that its module
+    has, whose source is copied too.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def source(function: Callable) -> str:
 
     Examples
     --------
-    >>> from sk_obd.export.plain_operations import relu
+    >>> from sk_obd.export.elementwise_operations import relu
     >>> print(source(relu))
     def relu(x):
         return np.maximum(x, 0)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from . import plain_operations, spatial_operations
+from . import elementwise_operations, layer_operations, pool_operations, shape_operations
 from .aten import COUNTERPARTS, source, with_helpers
 from .files import write_whole
 from .program import Source, check_program, export_program
@@ -47,8 +47,10 @@ RESERVED = {
     "rows",
     "unpack",
     "zlib",
-    *vars(plain_operations),
-    *vars(spatial_operations),
+    *vars(elementwise_operations),
+    *vars(shape_operations),
+    *vars(layer_operations),
+    *vars(pool_operations),
 }
 
 IMPORTS = "import base64\nimport math\nimport zlib\n\nimport numpy as np\n"
@@ -133,7 +135,12 @@ def rows(X):
 
 
 def _network(program):
-    """The function `network` with those that it calls, and the weights."""
+    """The function `network` with those that it calls, and the weights.
+
+    Operations without a counterpart are first taken apart into those that torch makes them of.
+    """
+    if any(map(_lacks_counterpart, program.graph.nodes)):
+        program = program.run_decompositions()
     arrays = _arrays(program)
     lines, result, used = _body(program, arrays)
     body = textwrap.indent("\n".join([*lines, f"return {result}"]), "    ")
@@ -205,11 +212,9 @@ def _expression(node, names, used):
     if node.target in ARITHMETIC and not _is_tensor(node):
         left, right = (_text(value, names) for value in node.args)
         return f"({left} {ARITHMETIC[node.target]} {right})"
-    operation = str(node.target)
-    if node.target is operator.getitem:
-        operation = "aten.getitem"
-    function = COUNTERPARTS.get(operation.split(".")[1] if "." in operation else operation)
-    if function is None or not operation.startswith("aten."):
+    function = _counterpart(node)
+    if function is None:
+        operation = str(node.target)
         where = _layer(node) or "the network"
         raise ValueError(
             f"to_numpy has no counterpart of {operation}, used by {where}. Export with to_onnx or "
@@ -219,6 +224,21 @@ def _expression(node, names, used):
     args = [_text(value, names) for value in node.args]
     args += [f"{k}={_text(v, names)}" for k, v in node.kwargs.items() if k not in LAYOUT]
     return f"{function.__name__}({', '.join(args)})"
+
+
+def _counterpart(node):
+    """The NumPy function for a node's operation; None where there is none."""
+    if node.target is operator.getitem:
+        return COUNTERPARTS["getitem"]
+    room, _, name = str(node.target).partition(".")
+    return COUNTERPARTS.get(name.partition(".")[0]) if room == "aten" else None
+
+
+def _lacks_counterpart(node):
+    """Whether a node of a program is an operation that has no counterpart in NumPy here."""
+    arithmetic = node.target in ARITHMETIC and not _is_tensor(node)
+    calls = node.op not in ("placeholder", "output") and node.users
+    return bool(calls) and not arithmetic and _counterpart(node) is None
 
 
 def _is_tensor(node):

@@ -16,8 +16,8 @@ RTOL = 1e-6
 def still_falls(losses: Sequence[float]) -> tuple[float, float] | None:
     """Mean training losses before and at the end, where the loss still fell; None where it did not.
 
-    The last epochs (at most 5) are compared with as many before them: the loss still fell if it
-    went down by more than 1 % of all that it has fallen since the first epoch.
+    The last epochs (a quarter of them, at most 5) are compared with as many before them: the loss
+    still fell if it went down by more than 1 % of all that it has fallen since the first epoch.
 
     Examples
     --------
@@ -26,8 +26,8 @@ def still_falls(losses: Sequence[float]) -> tuple[float, float] | None:
     >>> still_falls([1.0, 0.5, 0.4, 0.4, 0.4, 0.4]) is None
     True
     """
-    n = min(WINDOW, len(losses) // 2)
-    if n == 0 or not all(map(math.isfinite, losses)):
+    n = min(WINDOW, max(1, len(losses) // 4))
+    if len(losses) < 2 or not all(map(math.isfinite, losses)):
         return None
     before, after = sum(losses[-2 * n : -n]) / n, sum(losses[-n:]) / n
     fell = losses[0] - min(losses)

@@ -6,8 +6,9 @@ import pytest
 from sk_obd.display import IncreaseDisplay
 from sk_obd.display.increase import TERMS
 from tests.display.rows import column
+from tests.library.settings import UNTRAINED
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", UNTRAINED)
 
 
 def test_increases_are_drawn_as_the_rows_say(fitted):

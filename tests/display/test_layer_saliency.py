@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from sk_obd.display import LayerSaliencyDisplay
+from tests.library.settings import UNTRAINED
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", UNTRAINED)
 
 
 def test_a_layer_shows_its_saliencies_and_their_sums(fitted):

@@ -8,8 +8,9 @@ from sk_obd.compact import dead_parameters
 from sk_obd.display import MaskDisplay
 from tests.library.modules import Bottleneck, SmallConv
 from tests.library.nets import classifier_net
+from tests.library.settings import UNTRAINED
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", UNTRAINED)
 
 
 def test_masks_are_drawn_with_dead_units_and_inputs(fitted):

@@ -4,8 +4,9 @@ import pytest
 from sk_obd import OBDClassifier
 from sk_obd.display import IncreaseDisplay, PathDisplay
 from tests.display.rows import column
+from tests.library.settings import UNTRAINED
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", UNTRAINED)
 
 
 def test_the_path_is_drawn_as_its_rows_say(fitted):

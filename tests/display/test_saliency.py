@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from sk_obd.display import SaliencyDisplay
+from tests.library.settings import UNTRAINED
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", UNTRAINED)
 
 
 def test_histograms_count_what_is_alive_and_bars_its_share(fitted):

@@ -15,6 +15,7 @@ from sk_obd.display import (
     PathDisplay,
     SaliencyDisplay,
 )
+from tests.library.settings import UNTRAINED
 
 DISPLAYS = [PathDisplay, IncreaseDisplay, SaliencyDisplay, MaskDisplay, LayerSaliencyDisplay]
 N_PANELS = {
@@ -25,7 +26,7 @@ N_PANELS = {
     LayerSaliencyDisplay: 4,
 }
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", UNTRAINED)
 
 
 @pytest.mark.parametrize("display", DISPLAYS)

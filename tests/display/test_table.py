@@ -7,8 +7,9 @@ import pytest
 from sk_obd import PruningPath
 from sk_obd.display import table
 from sk_obd.pruning import path
+from tests.library.settings import UNTRAINED
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", UNTRAINED)
 
 
 def test_a_long_table_folds_around_the_row_kept(fitted):

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNetClassifier
 from torch import nn
 from torch.nn.utils import weight_norm as weight_norm_by_hook
@@ -84,6 +85,7 @@ def test_parameters_that_must_not_be_zero_are_spared_and_named(module, spared, d
 def test_norms_with_an_epsilon_spare_nothing(module, data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
         assert "0.weight" in fit(module(), data).path_.prunable
 
 

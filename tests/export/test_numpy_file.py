@@ -11,7 +11,6 @@ from torch import nn
 from sk_obd import OBDClassifier
 from tests.export.checks import close, every_case
 from tests.library.fitted import CASES, fitted
-from tests.library.modules import Recurrent
 from tests.library.nets import classifier_net
 
 #: Runs the file where nothing but NumPy and the standard library can be imported.
@@ -46,8 +45,14 @@ def test_the_numpy_file_predicts_the_same_where_nothing_else_can_be_imported(nam
 
 def test_a_layer_without_a_counterpart_is_named_with_the_way_out(images, tmp_path):
     X, y = images
-    clf = OBDClassifier(classifier_net(Recurrent, max_epochs=1), prune_rate=0).fit(X, y)
-    with pytest.raises(ValueError, match=r"counterpart of .*used by rnn \(LSTM\).*to_onnx"):
+    module = nn.Sequential(
+        nn.Unflatten(1, (1, 8)),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Flatten(),
+        nn.LazyLinear(10),
+    )
+    clf = OBDClassifier(classifier_net(module, max_epochs=1), prune_rate=0).fit(X, y)
+    with pytest.raises(ValueError, match=r"counterpart of .*used by 1 \(Upsample\).*to_onnx"):
         clf.to_numpy(tmp_path / "net.py")
     assert not (tmp_path / "net.py").exists()
 

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from sk_obd.export.numpy_file import source_of
 
+MODES = ("reflect", "replicate", "circular")
+
 SPATIAL = {
     "conv1d": lambda x: F.conv1d(x[:, :, 0], W["1d"], W["b"], 2, 1, 2),
     "conv2d": lambda x: F.conv2d(x, W["2d"], W["b"], (2, 1), (1, 2), (1, 2)),
@@ -64,6 +66,74 @@ POINTWISE = {
 }
 
 
+#: With layers of torch, and by what torch takes others apart into. "time": on rows (n, 6, 8).
+LAYERS = {
+    **{f"padded {m}": lambda m=m: nn.Conv2d(4, 3, 3, padding=1, padding_mode=m) for m in MODES},
+    "zeros around": lambda: nn.ZeroPad2d(2),
+    "group norm": lambda: nn.GroupNorm(2, 4),
+    "instance norm": lambda: nn.InstanceNorm2d(4, affine=True),
+    "instance norm of all rows": lambda: nn.InstanceNorm2d(4, track_running_stats=True),
+    "root mean square": lambda: nn.RMSNorm(10),
+    "local response": lambda: nn.LocalResponseNorm(2),
+    "transposed": lambda: nn.ConvTranspose2d(4, 3, (3, 2), (2, 3), (1, 0), (1, 2), dilation=(2, 1)),
+    "transposed in groups": lambda: nn.ConvTranspose2d(4, 6, 3, 2, groups=2, bias=False),
+    "power pool": lambda: nn.LPPool2d(2, 2),
+    "stretched": lambda: nn.Upsample(scale_factor=2),
+    "stretched to a size": lambda: nn.Upsample(size=(7, 13)),
+    "pixels": lambda: nn.PixelShuffle(2),
+    "channels": lambda: nn.ChannelShuffle(2),
+    "gated": lambda: nn.GLU(1),
+    **{
+        kind.__name__: kind
+        for kind in (nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.RReLU, nn.Softmax2d)
+    },
+    "softmin": lambda: nn.Softmin(1),
+    "threshold": lambda: nn.Threshold(0.1, 20.0),
+    "time transposed": lambda: nn.ConvTranspose1d(6, 4, 3, 2, 1, 1, groups=2),
+    "time max": lambda: nn.AdaptiveMaxPool1d(3),
+    "time dilated": lambda: nn.MaxPool1d(2, dilation=2),
+    "time LSTM": lambda: nn.LSTM(8, 5, 2, batch_first=True, bidirectional=True),
+    "time GRU": lambda: nn.GRU(8, 5, batch_first=True),
+    "time RNN": lambda: nn.RNN(8, 5, batch_first=True),
+    "time attention": lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+    "time attention, norms first": lambda: nn.TransformerEncoderLayer(
+        8, 2, 16, activation="gelu", batch_first=True, norm_first=True
+    ),
+    "volume": lambda: nn.Sequential(
+        nn.Unflatten(3, (2, 5)), nn.ConvTranspose3d(4, 2, 2, 2), nn.MaxPool3d(2), nn.AvgPool3d(2, 1)
+    ),
+    "volume, adaptive": lambda: nn.Sequential(nn.Unflatten(3, (2, 5)), nn.AdaptiveAvgPool3d(2)),
+}
+
+FUNCTIONS = {
+    "pad": lambda x: F.pad(x, (1, 2, -1, 3)) + F.pad(x, (0, 3, 1, 1), value=3.0),
+    **{f"pad {mode}": lambda x, m=mode: F.pad(x, (1, 2, 3, 1), mode=m) for mode in MODES},
+    "split": lambda x: torch.cat(x.split(2, 1)[::-1], 1) + torch.cat(x.split([1, 3], 1), 1),
+    "chunk": lambda x: x.chunk(3, 1)[0] + sum(x.unbind(1)).unsqueeze(1),
+    "products": lambda x: torch.einsum("ncij,nckj->ncik", x, x) + x @ x.mT,
+    "batches": lambda x: torch.baddbmm(x[:, 0] @ x[:, 1].mT, x[:, 0], x[:, 1].mT),
+    "attention": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "masked attention": lambda x: F.scaled_dot_product_attention(x, x, x, (x @ x.mT) > 0.0),
+    "where": lambda x: torch.where(x > 0, x, -x) + x.masked_fill(x < 0, 2.0) * (x <= 1),
+    "comparisons": lambda x: x * ((x >= 0) & (x != 1)) + x * ~(x == 2) * (x > 0).any(1, True),
+    "extremes": lambda x: x.max(1).values + x.amax(1) + x.min(dim=1)[0] + x.amin((1,)),
+    "larger": lambda x: torch.maximum(x, 2 * x) + torch.max(x, -x) + torch.min(x, -x),
+    "norms": lambda x: F.normalize(x, dim=1) + x.norm(dim=1, keepdim=True),
+    "spread": lambda x: x.var(1) + x.std(1) + x.var((1, 2), unbiased=False).sum(),
+    "cosine": lambda x: F.cosine_similarity(x, x * 2 + 1, 1) + x.logsumexp(1) + x.prod(1),
+    "trigonometry": lambda x: x.sin() + x.cos() + x.sinh() + x.cosh() + x.atan() + x.tan(),
+    "logarithms": lambda x: x.abs().log1p() + x.expm1() + (x.abs() + 1).rsqrt() + x.erf(),
+    "whole numbers": lambda x: x.floor() + x.ceil() + x.round() + x.sign() + x // 2 + x % 2,
+    "order": lambda x: x.cumsum(1) + x.flip((1, 2)) + x.roll(1, 2) + x.sort(1)[0],
+    "largest": lambda x: x.topk(2, 1)[0] + x.gather(1, (x[:, :2] > 0).long()),
+    "copies": lambda x: x[:, :1].expand(-1, 4, -1, -1) + x.tile((1, 1, 1, 1)),
+    "one_hot": lambda x: F.one_hot((x > 0).long(), 2).double() + (x > 0).double()[..., None],
+    "constants": lambda x: torch.cat([x + torch.arange(10), torch.zeros_like(x)], 1),
+    "lower triangle": lambda x: x.mT @ torch.tril(torch.ones(9, 9, dtype=torch.float64)),
+    "sizes": lambda x: x.reshape(x.shape[0] * 4, -1).reshape(x.shape[0], -1).swapaxes(0, 1).T,
+}
+
+
 draw = torch.Generator().manual_seed(0)
 
 
@@ -85,14 +155,28 @@ class Function(nn.Module):
         return self.function(X)
 
 
-@pytest.mark.parametrize("name", [*SPATIAL, *POINTWISE])
-def test_an_operation_in_numpy_is_torchs(name):
-    """Through the program and the source that is written, as in an exported file."""
-    function = Function((SPATIAL | POINTWISE)[name])
-    X = torch.randn(3, 4, 9, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def in_numpy(module, X):
+    """What the program that is written gives, for all rows and for one."""
     rows = {0: torch.export.Dim("n_rows")}
-    program = torch.export.export(function, (X,), dynamic_shapes=(rows,))
+    program = torch.export.export(module, (X,), dynamic_shapes=(rows,))
     namespace = {}
     exec(source_of(program), namespace)
-    found = namespace["network"](X.numpy())
-    np.testing.assert_allclose(found, function(X).numpy(), rtol=1e-12, atol=1e-12)
+    return namespace["network"](X.numpy()), namespace["network"](X[:1].numpy())
+
+
+@pytest.mark.parametrize("name", [*SPATIAL, *POINTWISE, *FUNCTIONS, *LAYERS])
+def test_an_operation_in_numpy_is_torchs(name):
+    """Through the program and the source that is written, as in an exported file."""
+    torch.manual_seed(0)
+    X = torch.randn(3, 4, 9, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    if name in LAYERS:
+        layer = LAYERS[name]().double().eval()
+        module = Function(lambda x: x[0] if isinstance(x := layer(x), tuple) else x)
+        module.layer = layer
+        X = X[:, 0].reshape(3, -1)[:, :48].reshape(3, 6, 8) if name.startswith("time") else X
+    else:
+        module = Function((SPATIAL | POINTWISE | FUNCTIONS)[name])
+    with torch.no_grad():
+        expected = module(X).numpy(), module(X[:1]).numpy()
+    for found, given in zip(in_numpy(module, X), expected, strict=True):
+        np.testing.assert_allclose(found, given, rtol=1e-11, atol=1e-11)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.curvature.losses.registry import loss_of
 from sk_obd.training.convergence import constant_loss, still_falls
-from tests.library.nets import classifier_net, regressor_net
+from tests.library.nets import classifier_net
 
 FALLING = 0.5 ** np.arange(6)
 FLAT = [1.0, *[0.2] * 10]
@@ -95,14 +96,27 @@ def test_defaults_that_have_learned_do_not_warn(estimator, iris, diabetes):
     estimator.fit(X, y)
 
 
-def test_a_network_worse_than_a_constant_warns(iris, diabetes):
-    X, y = iris
-    net = classifier_net(lr=0.0, max_epochs=2)
+class FarOff(nn.Linear):
+    def reset_parameters(self):
+        super().reset_parameters()
+        nn.init.constant_(self.bias[:1], 30.0)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_a_network_worse_than_a_constant_warns(kind, iris, diabetes):
+    X, y = iris if kind == "classifier" else diabetes
+    sizes = {
+        "module__in_features": X.shape[1],
+        "module__out_features": 3 if kind == "classifier" else 1,
+        "module__dtype": torch.float64,
+    }
+    of, criterion = NeuralNetRegressor, nn.MSELoss
+    if kind == "classifier":
+        of, criterion = NeuralNetClassifier, nn.CrossEntropyLoss
+    net = of(FarOff, criterion=criterion, lr=0.0, max_epochs=2, **sizes)
+    estimator = (OBDClassifier if kind == "classifier" else OBDRegressor)(net, retrain_epochs=0)
     with pytest.warns(ConvergenceWarning, match="best output that ignores X"):
-        OBDClassifier(net, retrain_epochs=0, random_state=0).fit(X, y)
-    X, y = diabetes
-    with pytest.warns(ConvergenceWarning, match="best output that ignores X"):
-        OBDRegressor(regressor_net(lr=0.0, max_epochs=2), retrain_epochs=0).fit(X, y)
+        estimator.fit(X, y)
 
 
 def test_a_network_that_is_not_trained_does_not_warn(iris):

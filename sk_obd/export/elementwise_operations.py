@@ -1,4 +1,4 @@
-"""Torch's arithmetic, activations and changes of shape in NumPy, argument for argument.
+"""Torch's arithmetic and activations in NumPy, argument for argument.
 
 Each function takes the arguments of torch's own (``aten``) operation. Its source is copied into
 exported files (see `aten`).
@@ -9,8 +9,6 @@ import math
 import numpy as np
 
 from .aten import aten
-
-# -- elementwise -------------------------------------------------------------------------------
 
 
 @aten("relu", "relu_")
@@ -173,148 +171,194 @@ def gt(x, y):
     return x > y
 
 
-@aten("softmax")
+@aten("softmax", "_softmax")
 def softmax(x, dim, dtype=None):
     e = np.exp(x - x.max(axis=dim, keepdims=True))
     return e / e.sum(axis=dim, keepdims=True)
 
 
-@aten("log_softmax")
+@aten("log_softmax", "_log_softmax")
 def log_softmax(x, dim, dtype=None):
     x = x - x.max(axis=dim, keepdims=True)
     return x - np.log(np.exp(x).sum(axis=dim, keepdims=True))
 
 
-# -- shape and choice --------------------------------------------------------------------------
+@aten("sin")
+def sin(x):
+    return np.sin(x)
 
 
-@aten(
-    "dropout",
-    "feature_dropout",
-    "alpha_dropout",
-    "contiguous",
-    "clone",
-    "alias",
-    "detach",
-    "detach_",
-    "lift_fresh_copy",
-    "_assert_tensor_metadata",
-)
-def same(x, *_, **__):
-    return x
+@aten("cos")
+def cos(x):
+    return np.cos(x)
 
 
-@aten("to", "_to_copy")
-def to(x, dtype=None, *_):
-    return x if dtype is None else x.astype(dtype, copy=False)
+@aten("log1p")
+def log1p(x):
+    return np.log1p(x)
 
 
-@aten("flatten")
-def flatten(x, start_dim=0, end_dim=-1):
-    first, last = start_dim % x.ndim, end_dim % x.ndim
-    shape = x.shape
-    return x.reshape(*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :])
+@aten("expm1")
+def expm1(x):
+    return np.expm1(x)
 
 
-@aten("unflatten")
-def unflatten(x, dim, sizes):
-    dim = dim % x.ndim
-    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+@aten("rsqrt")
+def rsqrt(x):
+    return 1 / np.sqrt(x)
 
 
-@aten("reshape", "view", "_unsafe_view")
-def reshape(x, shape):
-    return x.reshape(shape)
+@aten("reciprocal")
+def reciprocal(x):
+    return 1 / x
 
 
-@aten("squeeze")
-def squeeze(x, dim=None):
-    dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
-    return x.squeeze(axis=tuple(d for d in dims if x.shape[d] == 1))
+@aten("sign")
+def sign(x):
+    return np.sign(x)
 
 
-@aten("unsqueeze")
-def unsqueeze(x, dim):
-    return np.expand_dims(x, dim)
+@aten("floor")
+def floor(x):
+    return np.floor(x)
 
 
-@aten("permute")
-def permute(x, dims):
-    return x.transpose(dims)
+@aten("erf")
+def erf(x):
+    return np.frompyfunc(math.erf, 1, 1)(x).astype(x.dtype)
 
 
-@aten("transpose")
-def transpose(x, dim0, dim1):
-    return x.swapaxes(dim0, dim1)
+@aten("maximum")
+def maximum(x, y):
+    return np.maximum(x, y)
 
 
-@aten("numpy_T", "t")
-def matrix_transpose(x):
-    return x.T
+@aten("minimum")
+def minimum(x, y):
+    return np.minimum(x, y)
 
 
-@aten("mT")
-def mT(x):
-    return x.swapaxes(-1, -2)
+@aten("clamp_min", "clamp_min_")
+def clamp_min(x, least):
+    return np.maximum(x, least)
 
 
-@aten("cat")
-def cat(tensors, dim=0):
-    return np.concatenate(tensors, axis=dim)
+@aten("clamp_max", "clamp_max_")
+def clamp_max(x, most):
+    return np.minimum(x, most)
 
 
-@aten("stack")
-def stack(tensors, dim=0):
-    return np.stack(tensors, axis=dim)
+@aten("hardshrink")
+def hardshrink(x, lambd=0.5):
+    return np.where(abs(x) > lambd, x, 0).astype(x.dtype)
 
 
-@aten("mean")
-def mean(x, dim=None, keepdim=False, dtype=None):
-    return x.mean(axis=None if dim is None else tuple(dim), keepdims=keepdim)
+@aten("softshrink")
+def softshrink(x, lambd=0.5):
+    return np.sign(x) * np.maximum(abs(x) - lambd, 0)
 
 
-@aten("sum")
-def sum_(x, dim=None, keepdim=False, dtype=None):
-    return x.sum(axis=None if dim is None else tuple(dim), keepdims=keepdim)
+@aten("threshold", "threshold_")
+def threshold_(x, threshold, value):
+    return np.where(x > threshold, x, value).astype(x.dtype)
 
 
-@aten("matmul", "mm")
-def matmul(x, y):
-    return x @ y
+@aten("glu")
+def glu(x, dim=-1):
+    a, b = np.split(x, 2, axis=dim)
+    return a * sigmoid(b)
 
 
-@aten("select")
-def select(x, dim, index):
-    return x.take(index, axis=dim)
+@aten("where")
+def where(condition, x, y):
+    return np.where(condition, x, y)
 
 
-@aten("slice")
-def slice_(x, dim=0, start=None, end=None, step=1):
-    cut = [slice(None)] * x.ndim
-    cut[dim] = slice(start, end, step)
-    return x[tuple(cut)]
+@aten("masked_fill", "masked_fill_")
+def masked_fill(x, mask, value):
+    return np.where(mask, value, x).astype(x.dtype)
 
 
-@aten("index_select")
-def index_select(x, dim, index):
-    return x.take(index, axis=dim)
+@aten("logical_not", "bitwise_not")
+def logical_not(x):
+    return np.logical_not(x)
 
 
-@aten("index")
-def index(x, indices):
-    return x[tuple(slice(None) if i is None else i for i in indices)]
+@aten("logical_and", "bitwise_and")
+def logical_and(x, y):
+    return np.logical_and(x, y)
 
 
-@aten("getitem")
-def getitem(x, index):
-    return x[index]
+@aten("ge")
+def ge(x, y):
+    return x >= y
 
 
-@aten("sym_size")
-def sym_size(x, dim):
-    return x.shape[dim]
+@aten("lt")
+def lt(x, y):
+    return x < y
 
 
-@aten("argmax")
-def argmax(x, dim=None, keepdim=False):
-    return x.argmax(axis=dim, keepdims=keepdim)
+@aten("le")
+def le(x, y):
+    return x <= y
+
+
+@aten("eq")
+def eq(x, y):
+    return x == y
+
+
+@aten("ne")
+def ne(x, y):
+    return x != y
+
+
+@aten("round")
+def round_(x, decimals=0):
+    return np.round(x, decimals)
+
+
+@aten("ceil")
+def ceil(x):
+    return np.ceil(x)
+
+
+@aten("trunc")
+def trunc(x):
+    return np.trunc(x)
+
+
+@aten("remainder")
+def remainder(x, y):
+    return x % y
+
+
+@aten("floor_divide")
+def floor_divide(x, y):
+    return x // y
+
+
+@aten("tan")
+def tan(x):
+    return np.tan(x)
+
+
+@aten("atan")
+def atan(x):
+    return np.arctan(x)
+
+
+@aten("sinh")
+def sinh(x):
+    return np.sinh(x)
+
+
+@aten("cosh")
+def cosh(x):
+    return np.cosh(x)
+
+
+@aten("rrelu", "rrelu_")
+def rrelu(x, lower=1 / 8, upper=1 / 3, training=False, generator=None):
+    return np.where(x >= 0, x, (lower + upper) / 2 * x)

@@ -1,4 +1,4 @@
-"""Torch's layers and pools in NumPy, argument for argument.
+"""Torch's pools and stretching in NumPy, argument for argument.
 
 Each function takes the arguments of torch's own (``aten``) operation. Its source is copied into
 exported files (see `aten`).
@@ -7,89 +7,7 @@ exported files (see `aten`).
 import numpy as np
 
 from .aten import aten
-
-# -- layers ------------------------------------------------------------------------------------
-
-
-@aten("linear")
-def linear(x, weight, bias=None):
-    y = x @ weight.T
-    return y if bias is None else y + bias
-
-
-@aten("embedding")
-def embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
-    return weight[indices]
-
-
-@aten("batch_norm")
-def batch_norm(x, weight, bias, mean, var, training, momentum, eps, cudnn_enabled):
-    shape = (1, -1) + (1,) * (x.ndim - 2)
-    scale = 1 / np.sqrt(var + eps)
-    scale = scale if weight is None else scale * weight
-    y = (x - mean.reshape(shape)) * scale.reshape(shape)
-    return y if bias is None else y + bias.reshape(shape)
-
-
-@aten("layer_norm")
-def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
-    axes = tuple(range(x.ndim - len(normalized_shape), x.ndim))
-    x = x - x.mean(axis=axes, keepdims=True)
-    y = x / np.sqrt((x * x).mean(axis=axes, keepdims=True) + eps)
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
-
-
-def every(x, steps, after):
-    """Every s-th entry for each step s, along the axes before the last `after` ones."""
-    return x[(..., *[slice(None, None, s) for s in steps], *[slice(None)] * after)]
-
-
-def convolution(x, weight, bias, stride, padding, dilation, groups):
-    """Windows of x times the weights, for any number of spatial axes."""
-    d = x.ndim - 2
-    kernel = weight.shape[2:]
-    stride, dilation = (tuple(v) * d if len(v) == 1 else tuple(v) for v in (stride, dilation))
-    reach = [s * (k - 1) for s, k in zip(dilation, kernel, strict=True)]
-    if padding == "same":
-        around = [(r // 2, r - r // 2) for r in reach]
-    elif padding == "valid":
-        around = [(0, 0)] * d
-    else:
-        around = [(p, p) for p in (tuple(padding) * d if len(padding) == 1 else padding)]
-    x = np.pad(x, [(0, 0), (0, 0), *around])
-    if groups > 1:
-        parts = zip(np.split(x, groups, axis=1), np.split(weight, groups), strict=True)
-        found = [convolution(a, w, None, stride, [0] * d, dilation, 1) for a, w in parts]
-        y = np.concatenate(found, axis=1)
-    else:
-        window = tuple(r + 1 for r in reach)
-        cut = np.lib.stride_tricks.sliding_window_view(x, window, axis=tuple(range(2, d + 2)))
-        cut = every(every(cut, stride, d), dilation, 0)
-        axes = range(1, d + 1)
-        y = np.tensordot(
-            cut, weight, ([1, *(a + d + 1 for a in axes)], [1, *(a + 1 for a in axes)])
-        )
-        y = np.moveaxis(y, -1, 1)
-    return y if bias is None else y + bias.reshape((-1,) + (1,) * d)
-
-
-@aten("conv1d")
-def conv1d(x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
-    return convolution(x, weight, bias, stride, padding, dilation, groups)
-
-
-@aten("conv2d")
-def conv2d(x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
-    return convolution(x, weight, bias, stride, padding, dilation, groups)
-
-
-@aten("conv3d")
-def conv3d(x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
-    return convolution(x, weight, bias, stride, padding, dilation, groups)
-
-
-# -- pooling -----------------------------------------------------------------------------------
+from .layer_operations import every
 
 
 def windows(x, kernel, stride, padding, dilation, ceil_mode, fill, d):
@@ -179,7 +97,7 @@ def adaptive_avg_pool1d(x, output_size):
     return adaptive_pool(x, output_size, np.mean)
 
 
-@aten("adaptive_avg_pool2d")
+@aten("adaptive_avg_pool2d", "_adaptive_avg_pool2d")
 def adaptive_avg_pool2d(x, output_size):
     return adaptive_pool(x, output_size, np.mean)
 
@@ -192,3 +110,65 @@ def adaptive_max_pool1d(x, output_size):
 @aten("adaptive_max_pool2d")
 def adaptive_max_pool2d(x, output_size):
     return (adaptive_pool(x, output_size, np.max),)
+
+
+@aten("max_pool2d_with_indices")
+def max_pool2d_with_indices(x, kernel, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
+    return (max_pool2d(x, kernel, stride, padding, dilation, ceil_mode),)
+
+
+@aten("max_pool3d_with_indices")
+def max_pool3d_with_indices(x, kernel, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
+    return (max_pool3d(x, kernel, stride, padding, dilation, ceil_mode),)
+
+
+@aten("max_pool3d")
+def max_pool3d(x, kernel, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
+    return max_pool(x, kernel, stride, padding, dilation, ceil_mode, 3)
+
+
+@aten("avg_pool3d")
+def avg_pool3d(
+    x,
+    kernel,
+    stride=(),
+    padding=(0,),
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+):
+    return avg_pool(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override, 3)
+
+
+@aten("adaptive_avg_pool3d", "_adaptive_avg_pool3d")
+def adaptive_avg_pool3d(x, output_size):
+    return adaptive_pool(x, output_size, np.mean)
+
+
+@aten("adaptive_max_pool3d")
+def adaptive_max_pool3d(x, output_size):
+    return (adaptive_pool(x, output_size, np.max),)
+
+
+def nearest(x, output_size, scales):
+    """The last axes stretched by repeating entries."""
+    d = x.ndim - 2
+    sizes = x.shape[2:]
+    if output_size is None:
+        output_size = [int(n * s) for n, s in zip(sizes, scales, strict=True)]
+    for axis in range(d):
+        n, m = sizes[axis], output_size[axis]
+        factor = n / m if scales is None else 1 / scales[axis]
+        at = np.minimum((np.arange(m) * factor).astype(np.int64), n - 1)
+        x = x.take(at, axis=axis + 2)
+    return x
+
+
+@aten("upsample_nearest1d")
+def upsample_nearest1d(x, output_size, scales=None):
+    return nearest(x, output_size, scales)
+
+
+@aten("upsample_nearest2d")
+def upsample_nearest2d(x, output_size, scales=None):
+    return nearest(x, output_size, scales)
