@@ -30,7 +30,7 @@ from ..training.nets import cast, check_criterion, check_net, duplicate, input_d
 from ..training.objective import Objective
 from ..training.probes import try_net, undefined_at_zero
 from ..training.standardise import mean_and_scale
-from .fitted import FEATURES, Fitted
+from .fitted import FEATURES, N_TRIED_ROWS, Fitted
 from .parameters import check_parameters, names_where, refuse_settings_beside_net
 from .progress import CallbackSupportMixin, FitObserver, with_callbacks
 from .validation import (
@@ -142,9 +142,6 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         with isolated_generators():
             return start(self._own_net(X, targets, None), X, targets.examples())
 
-
-#: Training rows that a fitted estimator remembers, to try smaller and exported networks on.
-N_EXAMPLES = 5
 
 #: From where a step of fit warns to the line that called fit.
 USERS_FRAME = 5
@@ -281,7 +278,7 @@ class PlainOBD(BaseOBD):
             seed_generators(seed, Purpose.INITIALISATION)
             net, X, y, trial = draft._start(data, targets)
             seen = trial.rows_seen(batch_size_of(net, X))
-            seen = replace(seen, examples=examples(X, N_EXAMPLES))
+            seen = replace(seen, examples=examples(X, N_TRIED_ROWS))
             with one_thread(seen.single_thread):
                 objective = Objective.of_net(net, X, y, unequal(data.weights), trial=trial)
                 if self.sweep:

@@ -32,7 +32,8 @@ from .validation import check_X, passes_unchanged, refuse_several_inputs
 #: What scikit-learn's validation notes of X.
 FEATURES = ("n_features_in_", "feature_names_in_")
 
-#: Rows on which a smaller or exported network is tried, where the user gives none.
+#: Rows on which a smaller or exported network is tried, where the user gives none: training rows
+#: that fit remembers, or made-up ones.
 N_TRIED_ROWS = 5
 
 
