@@ -14,8 +14,8 @@ from skorch import (
 )
 
 from ..pruning.path import PruningPath
-from .base import PlainOBD
 from .docstrings import documented
+from .fit import PlainOBD
 from .fitted import FittedClassifier, FittedRegressor
 
 

@@ -18,7 +18,8 @@ import torch
 from skorch import NeuralNet
 
 from ..display.optional import require
-from ..pruning.path import COLUMNS, PruningPath
+from ..pruning.path import PruningPath
+from ..pruning.rows import COLUMNS
 from ..pruning.snapshot import Snapshot
 from ..training.masks import prunable_names, set_trainable
 from ..training.probes import RowsSeen

@@ -2,38 +2,13 @@
 
 import copy
 
-import numpy as np
 import torch
 
 from ..display import PathDisplay
 from ..display.optional import require
 from ..display.table import path_table
+from .rows import COLUMNS, find_row
 from .snapshot import Snapshot, spread
-
-#: What a deletion did to the loss: NaN in the row of the dense network.
-INCREMENTS = (
-    "predicted_increase",
-    "actual_increase",
-    "first_order",
-    "diagonal",
-    "off_diagonal",
-    "higher_order",
-)
-
-#: A row an iteration; row 0 is the dense network.
-COLUMNS = (
-    "n_params",
-    "prune_rate",
-    "n_deleted",
-    *INCREMENTS,
-    "loss",
-    "train_score",
-    "validation_score",
-    "n_epochs",
-    "gradient_norm",
-    "negative_curvature",
-    "fit_time",
-)
 
 
 class PruningPath:
@@ -279,55 +254,8 @@ class PruningPath:
             If not exactly one of the three is given, the path does not go so far, or no kept row
             fits; it lists the rows.
         """
-        given = {"iteration": iteration, "n_params": n_params, "prune_rate": prune_rate}
-        wanted = [f"{name}={value}" for name, value in given.items() if value is not None]
-        if len(wanted) != 1:
-            raise ValueError(
-                f"Give exactly one of iteration, n_params and prune_rate; got {wanted or 'none'}."
-            )
-        if iteration is not None:
-            fits = [i for i in range(len(self)) if i in (iteration, iteration + len(self))]
-        elif n_params is not None:
-            fits = [i for i, row in enumerate(self.rows) if row["n_params"] >= n_params]
-        else:
-            most = round(prune_rate * self.n_prunable)
-            totals = np.cumsum([row["n_deleted"] for row in self.rows])
-            fits = [i for i, total in enumerate(totals) if total <= most]
-        self._refuse_beyond(n_params, prune_rate)
-        fits = [i for i in fits if i in self.networks]
-        if not self.networks:
-            raise ValueError(
-                "This path has no networks: compact() keeps only the rows. Take an earlier "
-                "network from the estimator that was compacted, and compact that."
-            )
-        if not fits:
-            rows = ", ".join(
-                f"{i}: {self.rows[i]['n_params']} parameters "
-                f"(prune rate {self.rows[i]['prune_rate']:.3f})"
-                for i in sorted(self.networks)
-            )
-            raise ValueError(
-                f"No kept row of the path fits {wanted[0]}. The kept rows are {rows}."
-                + (" keep_path='all' keeps every row." if self.keep == "last" else "")
-            )
-        return fits[-1]
-
-    def _refuse_beyond(self, n_params, prune_rate):
-        """Raise ValueError where the path ends before a size is reached."""
-        if not self.rows:
-            return
-        last = self.rows[-1]
-        beyond = (n_params is not None and n_params < last["n_params"]) or (
-            prune_rate is not None
-            and round(prune_rate * self.n_prunable) > sum(row["n_deleted"] for row in self.rows)
-        )
-        if beyond:
-            wanted = f"n_params={n_params}" if prune_rate is None else f"prune_rate={prune_rate}"
-            raise ValueError(
-                f"{wanted} lies beyond the end of the path, which has {last['n_params']} "
-                f"parameters there (prune rate {last['prune_rate']:.3f}). Fit with a larger "
-                "prune_rate; warm_start=True goes on from here."
-            )
+        wanted = {"iteration": iteration, "n_params": n_params, "prune_rate": prune_rate}
+        return find_row(self, wanted)
 
     def cut(self, row):
         """Cut the path after a row.

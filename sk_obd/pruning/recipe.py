@@ -21,7 +21,8 @@ from ..training.objective import Objective
 from ..training.rounds import may_freeze, train_round
 from .cache import IterationCache
 from .groups import lowest_groups
-from .path import INCREMENTS, PruningPath
+from .path import PruningPath
+from .rows import INCREMENTS
 from .saliency import LOSSES, NEEDS, lowest, saliencies
 from .schedule import advance, parts, schedule, target_total, trusted_step
 from .snapshot import Iteration

@@ -6,7 +6,7 @@ import pytest
 
 from sk_obd import PruningPath
 from sk_obd.display import table
-from sk_obd.pruning import path
+from sk_obd.pruning import rows
 from tests.library.settings import UNTRAINED
 
 pytestmark = pytest.mark.filterwarnings("error", UNTRAINED)
@@ -24,8 +24,8 @@ def test_a_long_table_folds_around_the_row_kept(fitted):
 
 
 def test_the_table_and_the_documentation_have_the_columns_of_a_path():
-    assert tuple(table.COLUMNS) == path.COLUMNS
-    assert set(path.INCREMENTS) <= set(path.COLUMNS)
-    rows = PruningPath.__doc__.split("=" * 20 + " ")[1:-1]
-    documented = re.findall(r"^    (\w+) {2,}\S", "".join(rows), re.MULTILINE)
-    assert tuple(documented) == path.COLUMNS
+    assert tuple(table.COLUMNS) == rows.COLUMNS
+    assert set(rows.INCREMENTS) <= set(rows.COLUMNS)
+    entries = PruningPath.__doc__.split("=" * 20 + " ")[1:-1]
+    documented = re.findall(r"^    (\w+) {2,}\S", "".join(entries), re.MULTILINE)
+    assert tuple(documented) == rows.COLUMNS

@@ -9,7 +9,7 @@ from torch import nn
 
 from sk_obd import OBDClassifier
 from sk_obd.curvature import dense_diagonal
-from sk_obd.pruning.path import INCREMENTS
+from sk_obd.pruning.rows import INCREMENTS
 from tests.library.marks import slow_but
 from tests.library.modules import Convolutional, ImageTransformer, Recurrent, TiedClassifier
 from tests.library.nets import classifier_net

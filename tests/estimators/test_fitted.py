@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor, OBDRegressorCV
-from sk_obd.estimators.fitted import FEATURES, is_learnt
+from sk_obd.estimators.state import FEATURES, is_learnt
 from sk_obd.pruning.recipe import Run
 from tests.library.nets import regressor_net
 from tests.library.settings import QUICK

@@ -9,7 +9,7 @@ from skorch.callbacks import Callback
 
 from sk_obd import OBDClassifier, OBDRegressor, obd_path
 from sk_obd.compact import dead_parameters
-from sk_obd.pruning.path import INCREMENTS
+from sk_obd.pruning.rows import INCREMENTS
 from sk_obd.pruning.schedule import schedule
 from tests.library.marks import slow_but
 from tests.library.modules import Branching, SmallConv
