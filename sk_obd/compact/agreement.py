@@ -51,13 +51,13 @@ def _same(expected, found):
 
 
 def _close(expected, found):
-    """Whether two tensors agree to 1e-4 of one plus the largest number expected."""
+    """Whether two tensors agree to 1e-4 of one plus the largest finite number expected."""
     if found.shape != expected.shape:
         return False
     if not expected.numel():
         return True
     expected, found = expected.detach().double(), found.detach().double()
-    tolerance = 1e-4 * (1 + expected.abs().max().item())
+    tolerance = 1e-4 * (1 + expected.nan_to_num(0.0, 0.0, 0.0).abs().max().item())
     return torch.allclose(found, expected, rtol=0, atol=tolerance, equal_nan=True)
 
 

@@ -224,7 +224,10 @@ def _concatenated(node, axes):
     """The rule for joining tensors along the axis of their channels; None along another."""
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     sources, n_dims = node.args[0], len(node.meta["shape"])
-    if not isinstance(dim, int) or any(axes.get(s) != dim % n_dims for s in sources):
+    if isinstance(sources, fx.Node) or not isinstance(dim, int):
+        # What another function returned as a whole, as torch.chunk does.
+        return None
+    if any(axes.get(s) != dim % n_dims for s in sources):
         return None
     axis, start, parts = dim % n_dims, 0, []
     for source in sources:

@@ -1,12 +1,17 @@
-"""Torch's layers in NumPy, argument for argument.
+"""Torch's Linear, norm, attention and recurrent layers in NumPy, argument for argument.
 
 Each function takes the arguments of torch's own (``aten``) operation. Its source is copied into
 exported files (see `aten`).
 """
 
+import math
+
 import numpy as np
 
 from .aten import aten
+from .plain_operations import sigmoid
+
+# -- linear ------------------------------------------------------------------------------------
 
 
 @aten("linear")
@@ -17,7 +22,7 @@ def linear(x, weight, bias=None):
 
 @aten("bilinear")
 def bilinear(x, y, weight, bias=None):
-    z = np.einsum("...i,oij,...j->...o", x, weight, y)
+    z = np.einsum("...i,oij,...j->...o", x, weight, y, optimize=True)
     return z if bias is None else z + bias
 
 
@@ -26,88 +31,52 @@ def embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=
     return weight[indices]
 
 
-@aten("batch_norm")
-def batch_norm(x, weight, bias, mean, var, training, momentum, eps, cudnn_enabled):
-    shape = (1, -1) + (1,) * (x.ndim - 2)
+# -- norms -------------------------------------------------------------------------------------
+
+
+def scaled(x, weight, bias):
+    """Each channel (axis 1) times its weight, plus its bias."""
+    shape = (-1,) + (1,) * (x.ndim - 2)
+    x = x if weight is None else x * weight.reshape(shape)
+    return x if bias is None else x + bias.reshape(shape)
+
+
+def standardised(x, axes, eps):
+    """Mean 0 and variance 1 along the axes."""
+    x = x - x.mean(axis=axes, keepdims=True)
+    return x / np.sqrt((x * x).mean(axis=axes, keepdims=True) + eps)
+
+
+@aten("_native_batch_norm_legit_no_training")
+def batch_norm(x, weight, bias, mean, var, momentum, eps):
     scale = 1 / np.sqrt(var + eps)
     scale = scale if weight is None else scale * weight
-    y = (x - mean.reshape(shape)) * scale.reshape(shape)
-    return y if bias is None else y + bias.reshape(shape)
+    return (scaled(x - mean.reshape((-1,) + (1,) * (x.ndim - 2)), scale, bias),)
 
 
-@aten("layer_norm")
-def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
-    axes = tuple(range(x.ndim - len(normalized_shape), x.ndim))
-    x = x - x.mean(axis=axes, keepdims=True)
-    y = x / np.sqrt((x * x).mean(axis=axes, keepdims=True) + eps)
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
-
-
-def every(x, steps, after):
-    """Every s-th entry for each step s, along the axes before the last `after` ones."""
-    return x[(..., *[slice(None, None, s) for s in steps], *[slice(None)] * after)]
-
-
-def convolution(x, weight, bias, stride, padding, dilation, groups):
-    """Windows of x times the weights, for any number of spatial axes."""
-    d = x.ndim - 2
-    kernel = weight.shape[2:]
-    stride, dilation = (tuple(v) * d if len(v) == 1 else tuple(v) for v in (stride, dilation))
-    reach = [s * (k - 1) for s, k in zip(dilation, kernel, strict=True)]
-    if padding == "same":
-        around = [(r // 2, r - r // 2) for r in reach]
-    elif padding == "valid":
-        around = [(0, 0)] * d
-    else:
-        around = [(p, p) for p in (tuple(padding) * d if len(padding) == 1 else padding)]
-    x = np.pad(x, [(0, 0), (0, 0), *around])
-    if groups > 1:
-        parts = zip(np.split(x, groups, axis=1), np.split(weight, groups), strict=True)
-        found = [convolution(a, w, None, stride, [0] * d, dilation, 1) for a, w in parts]
-        y = np.concatenate(found, axis=1)
-    else:
-        window = tuple(r + 1 for r in reach)
-        cut = np.lib.stride_tricks.sliding_window_view(x, window, axis=tuple(range(2, d + 2)))
-        cut = every(every(cut, stride, d), dilation, 0)
-        axes = range(1, d + 1)
-        y = np.tensordot(
-            cut, weight, ([1, *(a + d + 1 for a in axes)], [1, *(a + 1 for a in axes)])
-        )
-        y = np.moveaxis(y, -1, 1)
-    return y if bias is None else y + bias.reshape((-1,) + (1,) * d)
-
-
-@aten("conv1d")
-def conv1d(x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
-    return convolution(x, weight, bias, stride, padding, dilation, groups)
-
-
-@aten("conv2d")
-def conv2d(x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
-    return convolution(x, weight, bias, stride, padding, dilation, groups)
-
-
-@aten("conv3d")
-def conv3d(x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
-    return convolution(x, weight, bias, stride, padding, dilation, groups)
+@aten("_native_batch_norm_legit.no_stats")
+def batch_norm_of_rows(x, weight, bias, training, momentum, eps):
+    return (scaled(standardised(x, (0, *range(2, x.ndim)), eps), weight, bias),)
 
 
 @aten("group_norm")
 def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
-    shape = (1, -1) + (1,) * (x.ndim - 2)
-    y = x.reshape(x.shape[0], num_groups, -1)
-    y = y - y.mean(axis=2, keepdims=True)
-    y = (y / np.sqrt((y * y).mean(axis=2, keepdims=True) + eps)).reshape(x.shape)
-    y = y if weight is None else y * weight.reshape(shape)
-    return y if bias is None else y + bias.reshape(shape)
+    parts = x.reshape(len(x), num_groups, -1)
+    return scaled(standardised(parts, 2, eps).reshape(x.shape), weight, bias)
 
 
 @aten("instance_norm")
 def instance_norm(x, weight, bias, mean, var, use_input_stats, momentum, eps, cudnn_enabled):
-    if not use_input_stats:
-        return batch_norm(x, weight, bias, mean, var, False, momentum, eps, cudnn_enabled)
-    return group_norm(x, x.shape[1], weight, bias, eps)
+    if use_input_stats:
+        return scaled(standardised(x, tuple(range(2, x.ndim)), eps), weight, bias)
+    return batch_norm(x, weight, bias, mean, var, momentum, eps)[0]
+
+
+@aten("layer_norm")
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
+    y = standardised(x, tuple(range(x.ndim - len(normalized_shape), x.ndim)), eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 @aten("rms_norm")
@@ -118,98 +87,94 @@ def rms_norm(x, normalized_shape, weight=None, eps=None):
     return y if weight is None else y * weight
 
 
+# -- attention ---------------------------------------------------------------------------------
+
+
 @aten("scaled_dot_product_attention")
-def attention(q, k, v, mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    scores = q @ k.swapaxes(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+def scaled_dot_product_attention(
+    query, key, value, mask=None, dropout_p=0, is_causal=False, scale=None, enable_gqa=False
+):
+    if enable_gqa:
+        n = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat(n, axis=-3), value.repeat(n, axis=-3)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = scale * (query @ key.swapaxes(-1, -2))
     if is_causal:
         mask = np.tril(np.ones(scores.shape[-2:], dtype=bool))
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
-    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return (e / e.sum(axis=-1, keepdims=True)) @ v
+    # A query that attends to nothing gets zeros.
+    top = np.maximum(scores.max(axis=-1, keepdims=True), np.finfo(query.dtype).min)
+    e = np.exp(scores - top)
+    total = e.sum(axis=-1, keepdims=True)
+    return (e / np.where(total == 0, 1, total)).astype(query.dtype) @ value
 
 
-def padded(x, sides, mode, value):
-    """Pad the last axes by pairs of numbers, the last axis first; negative numbers cut."""
-    pairs = list(zip(sides[::2], sides[1::2], strict=True))[::-1]
-    ends = zip(pairs, x.shape[x.ndim - len(pairs) :], strict=True)
-    x = x[(..., *(slice(max(0, -a), n - max(0, -b)) for (a, b), n in ends))]
-    sides = [(0, 0)] * (x.ndim - len(pairs)) + [(max(0, a), max(0, b)) for a, b in pairs]
-    if mode == "constant":
-        return np.pad(x, sides, constant_values=value or 0)
-    return np.pad(x, sides, {"replicate": "edge", "circular": "wrap"}.get(mode, mode))
+# -- recurrent layers --------------------------------------------------------------------------
 
 
-@aten("pad")
-def pad(x, sides, mode="constant", value=None):
-    return padded(x, sides, mode, value)
+def recurrent(x, states, params, num_layers, bidirectional, batch_first, step):
+    """Layer after layer, in one or both directions: all outputs, and the last states."""
+    x = x.swapaxes(0, 1) if batch_first else x
+    directions = [1, -1] if bidirectional else [1]
+    n = len(params) // (num_layers * len(directions))
+    last = []
+    for _ in range(num_layers):
+        outputs = []
+        for direction in directions:
+            k = len(last)
+            state, found = [s[k] for s in states], []
+            for row in x[::direction]:
+                state = step(row, state, params[k * n : (k + 1) * n])
+                found.append(state[0])
+            outputs.append(np.stack(found[::direction]))
+            last.append(state)
+        x = np.concatenate(outputs, axis=-1)
+    return [x.swapaxes(0, 1) if batch_first else x, *map(np.stack, zip(*last, strict=True))]
 
 
-@aten("constant_pad_nd")
-def constant_pad(x, sides, value=0):
-    return padded(x, sides, "constant", value)
+def recurrent_sums(x, h, params, has_biases):
+    """What a step adds up from its input, and from the state before."""
+    from_x, from_h = x @ params[0].T, h @ params[1].T
+    return (from_x + params[2], from_h + params[3]) if has_biases else (from_x, from_h)
 
 
-def transposed(x, weight, bias, stride, padding, output_padding, groups, dilation):
-    """Every entry of x spread out by the weights, for any number of spatial axes."""
-    d = x.ndim - 2
-    options = (stride, padding, output_padding, dilation)
-    stride, padding, more, dilation = (tuple(v) * d if len(v) == 1 else tuple(v) for v in options)
-    kernel = weight.shape[2:]
-    sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], stride, strict=True)]
-    spread = np.zeros((*x.shape[:2], *sizes), x.dtype)
-    spread[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = x
-    reach = [step * (k - 1) for step, k in zip(dilation, kernel, strict=True)]
-    sides = [(r, r + m) for r, m in zip(reach, more, strict=True)]
-    spread = np.pad(spread, [(0, 0), (0, 0), *sides])
-    parts = np.split(np.flip(weight, axis=tuple(range(2, d + 2))), groups)
-    weight = np.concatenate([part.swapaxes(0, 1) for part in parts])
-    y = convolution(spread, weight, bias, (1,), (0,), dilation, groups)
-    # Padding takes away what a convolution would have padded.
-    return y[(..., *(slice(p, n - p) for p, n in zip(padding, y.shape[2:], strict=True)))]
+@aten("lstm")
+def lstm(x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
+    def step(row, state, params):
+        h, c = state
+        i, f, g, o = np.split(sum(recurrent_sums(row, h, params, has_biases)), 4, axis=-1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        # An odd number of weights: the last one projects.
+        return (h @ params[-1].T if len(params) % 2 else h), c
+
+    return recurrent(x, hx, params, num_layers, bidirectional, batch_first, step)
 
 
-@aten("conv_transpose1d")
-def conv_transpose1d(
-    x, weight, bias=None, stride=(1,), padding=(0,), output_padding=(0,), groups=1, dilation=(1,)
-):
-    return transposed(x, weight, bias, stride, padding, output_padding, groups, dilation)
+@aten("gru")
+def gru(x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
+    def step(row, state, params):
+        (h,) = state
+        a, b = recurrent_sums(row, h, params, has_biases)
+        (r, z, n), (r_h, z_h, n_h) = np.split(a, 3, axis=-1), np.split(b, 3, axis=-1)
+        n, z = np.tanh(n + sigmoid(r + r_h) * n_h), sigmoid(z + z_h)
+        return (n + z * (h - n),)
+
+    return recurrent(x, [hx], params, num_layers, bidirectional, batch_first, step)
 
 
-@aten("conv_transpose2d")
-def conv_transpose2d(
-    x, weight, bias=None, stride=(1,), padding=(0,), output_padding=(0,), groups=1, dilation=(1,)
-):
-    return transposed(x, weight, bias, stride, padding, output_padding, groups, dilation)
+@aten("rnn_tanh")
+def rnn_tanh(x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
+    def step(row, state, params):
+        return (np.tanh(sum(recurrent_sums(row, state[0], params, has_biases))),)
+
+    return recurrent(x, [hx], params, num_layers, bidirectional, batch_first, step)
 
 
-@aten("conv_transpose3d")
-def conv_transpose3d(
-    x, weight, bias=None, stride=(1,), padding=(0,), output_padding=(0,), groups=1, dilation=(1,)
-):
-    return transposed(x, weight, bias, stride, padding, output_padding, groups, dilation)
+@aten("rnn_relu")
+def rnn_relu(x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first):
+    def step(row, state, params):
+        return (np.maximum(sum(recurrent_sums(row, state[0], params, has_biases)), 0),)
 
-
-# -- what torch's decompositions consist of ----------------------------------------------------
-
-
-@aten("convolution")
-def any_convolution(x, weight, bias, stride, padding, dilation, transposes, output_padding, groups):
-    if transposes:
-        return transposed(x, weight, bias, stride, padding, output_padding, groups, dilation)
-    return convolution(x, weight, bias, stride, padding, dilation, groups)
-
-
-@aten("native_layer_norm")
-def native_layer_norm(x, normalized_shape, weight, bias, eps):
-    return (layer_norm(x, normalized_shape, weight, bias, eps),)
-
-
-@aten("native_group_norm")
-def native_group_norm(x, weight, bias, n_rows, n_channels, n_positions, num_groups, eps):
-    return (group_norm(x, num_groups, weight, bias, eps),)
-
-
-@aten("_native_batch_norm_legit_no_training")
-def native_batch_norm(x, weight, bias, mean, var, momentum, eps):
-    return (batch_norm(x, weight, bias, mean, var, False, momentum, eps, False),)
+    return recurrent(x, [hx], params, num_layers, bidirectional, batch_first, step)

@@ -16,8 +16,14 @@ import numpy as np
 import torch
 from torch import fx
 
-from . import elementwise_operations, layer_operations, pool_operations, shape_operations
-from .aten import COUNTERPARTS, source, with_helpers
+from . import (
+    layer_operations,
+    plain_operations,
+    reduction_operations,
+    shape_operations,
+    spatial_operations,
+)
+from .aten import counterpart, in_known_operations, source, with_helpers
 from .files import write_whole
 from .program import Source, check_program, export_program
 
@@ -30,6 +36,8 @@ ARITHMETIC = {
     operator.sub: "-",
     operator.mul: "*",
     operator.floordiv: "//",
+    operator.mod: "%",
+    operator.truediv: "/",
 }
 
 #: Arguments that say where or how a tensor lies in memory.
@@ -47,10 +55,11 @@ RESERVED = {
     "rows",
     "unpack",
     "zlib",
-    *vars(elementwise_operations),
-    *vars(shape_operations),
     *vars(layer_operations),
-    *vars(pool_operations),
+    *vars(plain_operations),
+    *vars(reduction_operations),
+    *vars(shape_operations),
+    *vars(spatial_operations),
 }
 
 IMPORTS = "import base64\nimport math\nimport zlib\n\nimport numpy as np\n"
@@ -75,9 +84,27 @@ def to_numpy(source: Source, path: str | os.PathLike[str]) -> None:
     namespace: dict[str, Any] = {"__name__": "exported"}
     exec(compile(text, str(path), "exec"), namespace)
     predict, proba = namespace["predict"], namespace.get("predict_proba")
-    run = predict if proba is None else lambda rows: (predict(rows), proba(rows))
-    check_program(source, run, "The NumPy program")
+    check_program(
+        source,
+        _saying_so(predict if proba is None else lambda rows: (predict(rows), proba(rows))),
+        "The NumPy program",
+    )
     write_whole(path, text.encode())
+
+
+def _saying_so(run):
+    """A function that raises ValueError where `run` raises another error."""
+
+    def wrapped(rows):
+        try:
+            return run(rows)
+        except Exception as error:
+            raise ValueError(
+                f"The NumPy program does not run: {error} ({type(error).__name__}). Export with "
+                "to_onnx or to_torch, which support more layers."
+            ) from error
+
+    return wrapped
 
 
 def numpy_source(source):
@@ -135,12 +162,8 @@ def rows(X):
 
 
 def _network(program):
-    """The function `network` with those that it calls, and the weights.
-
-    Operations without a counterpart are first taken apart into those that torch makes them of.
-    """
-    if any(map(_lacks_counterpart, program.graph.nodes)):
-        program = program.run_decompositions()
+    """The function `network` with those that it calls, and the weights."""
+    program = in_known_operations(program)
     arrays = _arrays(program)
     lines, result, used = _body(program, arrays)
     body = textwrap.indent("\n".join([*lines, f"return {result}"]), "    ")
@@ -182,6 +205,7 @@ def _arrays(program):
         while name in taken or re.fullmatch(r"x\d+", name):
             name += "_"
         taken.add(name)
+        _check_type(tensor.dtype)
         found[node.name] = (name, tensor.detach().numpy())
     return found
 
@@ -195,11 +219,15 @@ def _body(program, arrays):
         if node.op == "placeholder":
             names.setdefault(node.name, "X")
         elif node.op == "output":
-            results = [_text(value, names) for value in node.args[0]]
+            results = [_text(value, names) for value in _results(program, node)]
             return lines, ", ".join(results), used
+        elif not node.users:
+            continue
+        elif node.target is operator.getitem:
+            names[node.name] = f"{_text(node.args[0], names)}[{node.args[1]}]"
+        elif counterpart(node.target) is shape_operations.same:
+            names[node.name] = _text(node.args[0], names)
         else:
-            if not node.users:
-                continue
             names[node.name] = f"x{len(lines) + 1}"
             comment = _layer(node)
             line = f"{names[node.name]} = {_expression(node, names, used)}"
@@ -207,38 +235,53 @@ def _body(program, arrays):
     raise AssertionError("a program ends with its output")
 
 
+def _results(program, output):
+    """What the network returns, without what it left in tensors that it changed in place."""
+    signature = program.graph_signature
+    if signature.buffers_to_mutate:
+        raise ValueError(
+            f"to_numpy cannot export a module that changes its buffers in forward: "
+            f"{', '.join(signature.buffers_to_mutate.values())}."
+        )
+    returned = set(signature.user_outputs)
+    return [value for value in output.args[0] if getattr(value, "name", value) in returned]
+
+
 def _expression(node, names, used):
     """What a node computes as Python source; the function that it calls is added to `used`."""
     if node.target in ARITHMETIC and not _is_tensor(node):
         left, right = (_text(value, names) for value in node.args)
         return f"({left} {ARITHMETIC[node.target]} {right})"
-    function = _counterpart(node)
+    function = counterpart(node.target)
     if function is None:
-        operation = str(node.target)
         where = _layer(node) or "the network"
         raise ValueError(
-            f"to_numpy has no counterpart of {operation}, used by {where}. Export with to_onnx or "
-            "to_torch, which support more layers."
+            f"to_numpy has no counterpart of {node.target}, used by {where}. Export with to_onnx "
+            "or to_torch, which support more layers."
         )
-    used[function.__name__] = function
     args = [_text(value, names) for value in node.args]
     args += [f"{k}={_text(v, names)}" for k, v in node.kwargs.items() if k not in LAYOUT]
-    return f"{function.__name__}({', '.join(args)})"
+    if isinstance(function, np.ufunc):
+        call = f"np.{function.__name__}({', '.join(args)})"
+    else:
+        used[function.__name__] = function
+        call = f"{function.__name__}({', '.join(args)})"
+    if _differs_in_type(node, function):
+        used["to"] = shape_operations.to
+        return f"to({call}, {_text(node.meta['val'].dtype, names)})"
+    return call
 
 
-def _counterpart(node):
-    """The NumPy function for a node's operation; None where there is none."""
-    if node.target is operator.getitem:
-        return COUNTERPARTS["getitem"]
-    room, _, name = str(node.target).partition(".")
-    return COUNTERPARTS.get(name.partition(".")[0]) if room == "aten" else None
+def _differs_in_type(node, function):
+    """Whether NumPy may give the numbers that a node computes another type than torch does.
 
-
-def _lacks_counterpart(node):
-    """Whether a node of a program is an operation that has no counterpart in NumPy here."""
-    arithmetic = node.target in ARITHMETIC and not _is_tensor(node)
-    calls = node.op not in ("placeholder", "output") and node.users
-    return bool(calls) and not arithmetic and _counterpart(node) is None
+    Integers divided are float32 in torch, and a tensor without axes does not decide the type.
+    """
+    if not _is_tensor(node) or function is shape_operations.to:
+        return False
+    types = {source.meta["val"].dtype for source in node.all_input_nodes if _is_tensor(source)}
+    dtype = node.meta["val"].dtype
+    return dtype.is_floating_point and {t for t in types if t.is_floating_point} != {dtype}
 
 
 def _is_tensor(node):
@@ -262,10 +305,19 @@ def _text(value, names):
     if isinstance(value, list | tuple):
         return f"[{', '.join(_text(v, names) for v in value)}]"
     if isinstance(value, torch.dtype):
+        _check_type(value)
         return f"np.{str(value).removeprefix('torch.')}".replace("np.bool", "np.bool_")
     if isinstance(value, float) and not np.isfinite(value):
         return f"float('{value}')"
     return repr(value)
+
+
+def _check_type(dtype):
+    """Raise ValueError for a type that NumPy does not have."""
+    if not hasattr(np, str(dtype).removeprefix("torch.")):
+        raise ValueError(
+            f"to_numpy has no counterpart of {dtype}. Export with to_onnx or to_torch."
+        )
 
 
 # -- weights -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sk_obd.compact import check_traceable, shrink
+from sk_obd.compact.agreement import agree
 from sk_obd.compact.flow import NotTraced
 from tests.library.modules import Branching, ChangedInPlace, mlp
 from tests.library.networks import NETWORKS, build, prune, stored
@@ -42,3 +43,20 @@ def test_what_a_tracer_misreads_is_left():
     assert "did not agree" in report.rows[0]["left"]
     assert stored(smaller) == stored(module)
     assert all(torch.equal(new_masks[key], masks[key]) for key in masks)
+
+
+class Shifted(nn.Module):
+    """Adds a number to some outputs that may be infinite or undefined."""
+
+    def __init__(self, shift):
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, X):
+        return torch.stack([X.log(), X + self.shift])
+
+
+def test_outputs_that_are_not_finite_agree_only_with_themselves():
+    X = torch.tensor([-1.0, 0.0, 2.0])
+    assert agree(Shifted(0), Shifted(0), X)
+    assert not agree(Shifted(0), Shifted(0.5), X)
