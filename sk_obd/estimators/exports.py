@@ -142,7 +142,10 @@ class ExportsMixin(StateMixin):
         """Write the predictor as a Python file that needs nothing but NumPy.
 
         The file has functions ``predict(X)`` and, for a classifier, ``predict_proba(X)``. Weights
-        are stored without what is deleted.
+        are stored without what is deleted. Linear, convolutional, recurrent, attention, norm,
+        pooling, padding, resizing and embedding layers, and torch's elementwise functions,
+        reductions and changes of shape have a counterpart; other operations are taken apart into
+        these where torch can.
 
         Parameters
         ----------
@@ -155,7 +158,8 @@ class ExportsMixin(StateMixin):
         Raises
         ------
         ValueError
-            If the network does something that has no counterpart in NumPy here; it names the
-            layer. :meth:`to_onnx` takes more.
+            If the network does something that has no counterpart in NumPy here, and the message
+            then names the operation and the layer; if it changes its buffers in ``forward``; or if
+            the program predicts something else. :meth:`to_onnx` takes more.
         """
         export.to_numpy(self._source("to_numpy", X), path)

@@ -72,7 +72,7 @@ def source(function: Callable) -> str:
 
     Examples
     --------
-    >>> from sk_obd.export.plain_operations import relu
+    >>> from sk_obd.export.elementwise_operations import relu
     >>> print(source(relu))
     def relu(x):
         return np.maximum(x, 0)

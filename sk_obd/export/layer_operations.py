@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from .aten import aten
-from .plain_operations import sigmoid
+from .elementwise_operations import sigmoid
 
 # -- linear ------------------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ import torch
 from torch import fx
 
 from . import (
+    elementwise_operations,
     layer_operations,
-    plain_operations,
     reduction_operations,
     shape_operations,
     spatial_operations,
@@ -56,7 +56,7 @@ RESERVED = {
     "unpack",
     "zlib",
     *vars(layer_operations),
-    *vars(plain_operations),
+    *vars(elementwise_operations),
     *vars(reduction_operations),
     *vars(shape_operations),
     *vars(spatial_operations),

@@ -51,6 +51,7 @@ def check(network, dtype):
         np.testing.assert_array_equal(given, X[:n].numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, NETWORKS, AT_ONCE))
 def test_random_networks_are_right_and_none_is_refused(start):
     for seed in range(start, start + AT_ONCE):
@@ -60,6 +61,7 @@ def test_random_networks_are_right_and_none_is_refused(start):
             check(network, dtype)
 
 
+@pytest.mark.slow
 def test_compacted_random_networks_return_the_same():
     for seed in range(NETWORKS):
         network = Network(seed)
