@@ -51,19 +51,20 @@ each alone. What torch computes for many rows at once is confirmed by one ordina
 At last ``check`` compares the whole with plain autograd on two rows.
 
 **Parts**, each of which imports only those behind it: ``diagonal`` and ``products`` and ``oracle``;
-``boundary`` (arguments, batches, eval mode) and ``check``; ``methods``; ``problem``; ``routes``;
-``layers``; ``losses``; ``hooks``.
+``gauss_newton`` and ``check``; ``boundary`` (arguments, batches, eval mode); ``methods``;
+``problem``; ``routes``; ``layers``; ``losses``; ``hooks``.
 """
 
 from .diagonal import METHODS, diagonal
 from .layers.registry import register_rule
 from .oracle import dense_diagonal
-from .products import hessian_vector_product
+from .products import ggn_vector_product, hessian_vector_product
 
 __all__ = [
     "METHODS",
     "dense_diagonal",
     "diagonal",
+    "ggn_vector_product",
     "hessian_vector_product",
     "register_rule",
 ]

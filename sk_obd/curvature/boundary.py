@@ -116,16 +116,22 @@ def default_batch_size(problem: Problem, X: Tensor) -> int:
         linears = [m for m in problem.module.modules() if isinstance(m, nn.Linear)]
         widest = max(layer.out_features for layer in linears)
         return max(FEWEST, min(MOST, CHAIN_BYTES // (widest * problem.item_size)))
+    held, output = outputs_of_layers(problem.module, X)
+    per_row = max(1, held) * min(output.numel(), COLUMNS_COUNTED) * problem.item_size
+    return max(1, min(MOST_OF_ANY, COLUMNS_BYTES // per_row))
+
+
+def outputs_of_layers(module: nn.Module, X: Tensor) -> tuple[int, Tensor]:
+    """How many numbers all layers together give for the first row, and what the module gives."""
     held = 0
 
     def measure(layer: nn.Module, args: Any, kwargs: Any, z: Any) -> None:
         nonlocal held
         held += z.numel() if isinstance(z, Tensor) else 0
 
-    with hooked(problem.module.modules(), measure), torch.no_grad():
-        output = problem.module(X[:1])
-    per_row = max(1, held) * min(output.numel(), COLUMNS_COUNTED) * problem.item_size
-    return max(1, min(MOST_OF_ANY, COLUMNS_BYTES // per_row))
+    with hooked(module.modules(), measure), torch.no_grad():
+        output = module(X[:1])
+    return held, output
 
 
 def sums_over_batches(
@@ -225,7 +231,9 @@ def plain_embeddings(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def second_derivatives_named(module: nn.Module, method: str) -> Iterator[None]:
+def second_derivatives_named(
+    module: nn.Module, asker: str, way_out: str = 'use method="ggn", or '
+) -> Iterator[None]:
     """Say what to do where torch has no second derivative of one of the module's operations.
 
     Raises
@@ -238,8 +246,8 @@ def second_derivatives_named(module: nn.Module, method: str) -> Iterator[None]:
     except NotImplementedError as error:
         raise RuntimeError(
             f"{type(module).__name__} computes something that torch can differentiate only once: "
-            f'{error}. method={method!r} needs second derivatives; use method="ggn", or write that '
-            "step with other operations."
+            f"{error}. {asker} needs second derivatives; {way_out}write that step with other "
+            "operations."
         ) from error
 
 

@@ -61,6 +61,9 @@ class Several(Form):
         # A copy, since whoever asks for columns may change them in place.
         yield self.S.clone(), self.signs
 
+    def product(self, v: Tensor) -> Tensor:
+        raise NotImplementedError("columns of a comparison are not multiplied with vectors")
+
     def sample(self, generator: torch.Generator) -> Tensor:
         raise NotImplementedError("columns of a comparison are not sampled from")
 

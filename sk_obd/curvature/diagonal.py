@@ -149,7 +149,7 @@ def diagonal(
         generator=generator,
         try_dense_chain=may_be_dense_chain(module),
     )
-    with as_it_was(module), second_derivatives_named(module, method):
+    with as_it_was(module), second_derivatives_named(module, f"method={method!r}"):
         # A dense chain is seen to keep its rows apart as it is traced, unless rows come singly.
         if not problem.try_dense_chain or size == 1:
             refuse_dependent_rows(module, problem.probe)

@@ -33,6 +33,10 @@ class Form(ABC):
         """Blocks of at most ``limit`` columns s; all ``sign * s s^T`` add up to the Hessian."""
 
     @abstractmethod
+    def product(self, v: Tensor) -> Tensor:
+        """Product of every row's block and the row's part of ``v``, both (n, *shape)."""
+
+    @abstractmethod
     def sample(self, generator: torch.Generator) -> Tensor:
         """One column (1, n, *shape) drawn at random, whose expected ``s s^T`` is the Hessian.
 
@@ -122,6 +126,12 @@ class Categorical(Form):
             apart[at, ..., some] = flat[..., some].movedim(-1, 0)
             yield apart.flatten(0, 1).reshape(-1, *self.p.shape), None
 
+    def product(self, v: Tensor) -> Tensor:
+        # The block has the constants in its null space. Counted from the likeliest class, nothing
+        # is a difference of nearly equal numbers.
+        v = v - v.gather(1, self.p.argmax(1, keepdim=True))
+        return self.scale.unsqueeze(1) * self.p * (v - (self.p * v).sum(1, keepdim=True))
+
     def sample(self, generator: torch.Generator) -> Tensor:
         shape = self.scale.shape
         u = torch.rand(shape, generator=generator, dtype=torch.float64).to(self.p.device)
@@ -162,6 +172,9 @@ class Separable(Form):
             signs = flat[:, start : start + k].sign().T if negative else None
             yield block.reshape(k, *self.d.shape), signs
 
+    def product(self, v: Tensor) -> Tensor:
+        return self.d * v
+
     def sample(self, generator: torch.Generator) -> Tensor:
         if (self.d < 0).any():
             raise ValueError(
@@ -200,6 +213,9 @@ class Dense(Form):
             part = slice(start, start + limit)
             yield columns[part].reshape(-1, *self.shape), None if signs is None else signs[part]
 
+    def product(self, v: Tensor) -> Tensor:
+        return (self.H @ v.reshape(len(v), -1, 1)).reshape(self.shape)
+
     def sample(self, generator: torch.Generator) -> Tensor:
         values, vectors = torch.linalg.eigh(self.H)
         # A zero eigenvalue may come out as a negative one as small as rounding makes it.
@@ -235,6 +251,10 @@ class RankOne(Form):
         # A copy, since whoever asks for columns may change them in place.
         yield self.s.unsqueeze(0).clone(), None
 
+    def product(self, v: Tensor) -> Tensor:
+        along = (self.s * v).reshape(len(v), -1).sum(1)
+        return times(self.s, along)
+
     def sample(self, generator: torch.Generator) -> Tensor:
         return self.s.unsqueeze(0).clone()
 
@@ -262,6 +282,9 @@ class Moved(Form):
     def columns(self, limit: int = COLUMNS_AT_ONCE) -> Columns:
         for S, signs in self.form.columns(limit):
             yield S.movedim(2, self.dimension + 1), signs
+
+    def product(self, v: Tensor) -> Tensor:
+        return self.form.product(v.movedim(self.dimension, 1)).movedim(1, self.dimension)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         return self.form.sample(generator).movedim(2, self.dimension + 1)
