@@ -1,0 +1,214 @@
+r"""What a net trains with besides its criterion: a penalty P of the parameters.
+
+Training goes to a minimum of E + P, where the gradient of E is not 0 but that of -P. Two things
+are seen here: the weight decay of the net's optimisers, and what a ``get_loss`` of the net's own
+adds to its criterion (skorch's recipe for a penalty).
+
+**Decoupled decay.** AdamW and its kind shrink parameters past the gradient: a step is
+:math:`-\eta (m / \sqrt v + \lambda u)`, with a scale v of the gradient's noise. Where that comes to
+rest, :math:`g = -\lambda \sqrt v \, u`: an L2 penalty whose strength is not :math:`\lambda` but
+depends on the noise. What is observable of it is the gradient itself, so the strength is the one
+that explains it best, :math:`\max(0, -g^T u / u^T u)` over the parameters of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor, nn
+
+from ..curvature.boundary import as_it_was
+from ..curvature.hooks import first_output, trainable
+from .rounds import optimizers_of
+
+#: Optimisers that add their weight decay to the gradient, unless their groups say otherwise.
+COUPLED = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.RMSprop,
+    torch.optim.Adamax,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.ASGD,
+)
+
+#: How far what ``get_loss`` adds may be apart for different rows, relative to the loss, in units of
+#: what rounding does to a number.
+SAME_ULPS = 1000
+
+
+class Penalty:
+    r"""The penalty per row of the mean loss, at a module's present parameters.
+
+    .. math:: P(u) = \tfrac12 \sum_k \lambda_k u_k^2 + \text{own}(u)
+
+    Parameters
+    ----------
+    parameters : dict of str to nn.Parameter
+        The trainable ones.
+    decay : dict of str to float
+        :math:`\lambda` of each.
+    own : callable, optional
+        Gives the rest as a scalar tensor with a graph.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        decay: Mapping[str, float],
+        own: Callable[[], Tensor] | None = None,
+    ):
+        self.parameters, self.decay, self.own = parameters, decay, own
+
+    def value(self) -> float:
+        """P."""
+        total = sum(
+            self.decay[name] / 2 * float(p.detach().double().square().sum())
+            for name, p in self.parameters.items()
+        )
+        return total + (0.0 if self.own is None else float(self.own().detach()))
+
+    def gradient(self) -> dict[str, Tensor]:
+        """dP/du by name."""
+        found = {name: self.decay[name] * p.detach() for name, p in self.parameters.items()}
+        if self.own is not None:
+            for name, slope in self._slopes(create_graph=False).items():
+                found[name] = found[name] + slope
+        return found
+
+    def product(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Product of P's Hessian and a vector, which has an entry for every parameter."""
+        found = {name: self.decay[name] * vectors[name] for name in self.parameters}
+        if self.own is not None:
+            slopes = self._slopes(create_graph=True)
+            terms = [(s * vectors[n]).sum() for n, s in slopes.items() if s.requires_grad]
+            if terms:
+                seconds = torch.autograd.grad(
+                    torch.stack(terms).sum(), list(self.parameters.values()), allow_unused=True
+                )
+                for name, second in zip(self.parameters, seconds, strict=True):
+                    if second is not None:
+                        found[name] = found[name] + second
+        return found
+
+    def _slopes(self, create_graph: bool) -> dict[str, Tensor]:
+        assert self.own is not None
+        with torch.enable_grad():
+            value = self.own()
+            if not value.requires_grad:
+                return {}
+            slopes = torch.autograd.grad(
+                value, list(self.parameters.values()), create_graph=create_graph, allow_unused=True
+            )
+        return {n: s for n, s in zip(self.parameters, slopes, strict=True) if s is not None}
+
+
+def penalty_of(
+    net: NeuralNet, X: Tensor, y: Tensor, *, batch_size: int, gradient: Mapping[str, Tensor]
+) -> Penalty:
+    """The penalty of an initialised skorch net, per row.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    X, y : Tensor
+        A few rows, as the module and the criterion take them.
+    batch_size : int
+        Rows of a training batch: a criterion that sums over them weighs so much more than P.
+    gradient : dict of str to Tensor
+        Of the mean loss, at the present parameters: says how strong a decoupled decay is.
+
+    Raises
+    ------
+    ValueError
+        If what ``get_loss`` adds to the criterion depends on the rows.
+    """
+    parameters = trainable(net.module_)
+    scale = 1 / batch_size if getattr(net.criterion_, "reduction", "mean") == "sum" else 1.0
+    added = added_by_get_loss(net, X, y)
+
+    def own() -> Tensor:
+        assert added is not None
+        return scale * added()
+
+    return Penalty(
+        parameters, decay_of(net, parameters, scale, gradient), None if added is None else own
+    )
+
+
+def decay_of(
+    net: NeuralNet,
+    parameters: Mapping[str, nn.Parameter],
+    scale: float,
+    gradient: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """The strength of each parameter's L2 penalty by the optimisers of a net."""
+    names = {parameter: name for name, parameter in parameters.items()}
+    decay = dict.fromkeys(parameters, 0.0)
+    for optimizer in optimizers_of(net):
+        for group in optimizer.param_groups:
+            own = [names[p] for p in group["params"] if p in names]
+            strength = float(group.get("weight_decay", 0.0))
+            if not strength:
+                continue
+            coupled = isinstance(optimizer, COUPLED) and not isinstance(
+                optimizer, torch.optim.AdamW
+            )
+            if coupled and not group.get("decoupled_weight_decay", False):
+                strength *= scale
+            else:
+                strength = observed_decay(parameters, gradient, own)
+            decay |= dict.fromkeys(own, strength)
+    return decay
+
+
+def observed_decay(
+    parameters: Mapping[str, nn.Parameter], gradient: Mapping[str, Tensor], names: list[str]
+) -> float:
+    """The L2 penalty that explains the gradient best: ``max(0, -g.u / u.u)``."""
+    slope = sum(
+        float((gradient[n].double() * parameters[n].detach().double()).sum()) for n in names
+    )
+    size = sum(float(parameters[n].detach().double().square().sum()) for n in names)
+    return max(0.0, -slope / size) if size > 0 else 0.0
+
+
+def added_by_get_loss(net: NeuralNet, X: Tensor, y: Tensor) -> Callable[[], Tensor] | None:
+    """What a net's own ``get_loss`` adds to its criterion, as a function of the parameters.
+
+    None where it has none, or where that adds nothing. Raises ValueError where it depends on rows.
+    """
+    owners = [c for c in type(net).__mro__ if "get_loss" in vars(c)]
+    owner = owners[0]
+    if owner.__module__.startswith("skorch."):
+        return None
+    skorchs: Any = next(c for c in owners if c.__module__.startswith("skorch."))
+
+    def difference(rows: slice) -> tuple[Tensor, float]:
+        with as_it_was(net.module_):
+            output = net.infer(X[rows].clone())  # a module may change it in place
+            trained = net.get_loss(output, y[rows], X=X[rows], training=True)
+            plain = skorchs.get_loss(net, first_output(output), y[rows], X=X[rows], training=True)
+            return trained - plain, float(plain.detach().abs())
+
+    all_rows = slice(None)
+    (one, size), (other, size_of_other) = difference(all_rows), difference(slice(0, 1))
+    number = torch.finfo(one.dtype)
+    atol = SAME_ULPS * number.eps * (1 + size + size_of_other + float(one.detach().abs()))
+    gap = float((one - other).detach().abs())
+    if math.isnan(gap) or gap > atol:
+        raise ValueError(
+            f"What {owner.__name__}.get_loss adds to the criterion is {float(one.detach()):.6g} "
+            f"for {len(X)} rows and {float(other.detach()):.6g} for one of them: it depends on the "
+            "rows, so it is not a penalty of the parameters. Put it into the criterion, or fit "
+            'without compensation and with saliency="obd".'
+        )
+    if not one.requires_grad or float(one.detach().abs()) <= number.eps * size:
+        return None
+    return lambda: difference(all_rows)[0]
