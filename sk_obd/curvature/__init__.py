@@ -50,9 +50,9 @@ latter count as part of what follows. Rows are tried out: a few drawn from all o
 each alone. What torch computes for many rows at once is confirmed by one ordinary backward pass.
 At last ``check`` compares the whole with plain autograd on two rows.
 
-**Parts**, each of which imports only those behind it: ``diagonal`` and ``products`` and ``oracle``;
-``gauss_newton`` and ``check``; ``boundary`` (arguments, batches, eval mode); ``methods``;
-``problem``; ``routes``; ``layers``; ``losses``; ``hooks``.
+**Parts**, each of which imports only those behind it: ``diagonal``, ``products``, ``inverse`` and
+``oracle``; ``gauss_newton`` and ``check``; ``boundary`` (arguments, batches, eval mode);
+``methods``; ``problem``; ``routes``; ``layers``; ``losses``; ``hooks``.
 """
 
 from .diagonal import METHODS, diagonal

@@ -10,8 +10,9 @@ from sk_obd import curvature
 #: As the package's docstring says it.
 ORDER = [
     "__init__",
-    "diagonal products oracle",
-    "boundary check",
+    "diagonal products inverse oracle",
+    "gauss_newton check",
+    "boundary",
     "methods",
     "problem",
     "routes",
