@@ -41,6 +41,16 @@ COLUMNS = {
         "term of the actual increase: the rest; not 0 where the loss is not quadratic",
         "{:.2e}",
     ),
+    "n_products": (
+        "products",
+        "products with the curvature that the compensation of the survivors took",
+        "{:,}",
+    ),
+    "damping": (
+        "damping",
+        "by how much of itself the survivors' curvature was raised for their compensation",
+        "{:.1e}",
+    ),
     "loss": ("loss", "training loss after retraining", "{:#.4g}"),
     "train_score": ("train score", "score on the training rows", "{:.4f}"),
     "validation_score": ("validation score", "score on the validation rows", "{:.4f}"),

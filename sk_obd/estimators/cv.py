@@ -47,8 +47,9 @@ class BaseOBDCV(BaseOBD):
         n_jobs: int | None = None,
         saliency: str | Callable = "obd",
         curvature: str = "ggn",
+        compensation: str | None = None,
         prunable: str | Sequence[str] | Callable | None = None,
-        retrain_epochs: int = 20,
+        retrain_epochs: int | None = 20,
         hidden_layer_sizes: Sequence[int] = (100,),
         activation: str = "relu",
         learning_rate_init: float = 3e-3,
@@ -70,6 +71,7 @@ class BaseOBDCV(BaseOBD):
         self.n_jobs = n_jobs
         self.saliency = saliency
         self.curvature = curvature
+        self.compensation = compensation
         self.prunable = prunable
         self.retrain_epochs = retrain_epochs
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -306,8 +308,9 @@ class OBDClassifierCV(FittedClassifier, BaseOBDCV):
         n_jobs: int | None = None,
         saliency: str | Callable = "obd",
         curvature: str = "ggn",
+        compensation: str | None = None,
         prunable: str | Sequence[str] | Callable | None = None,
-        retrain_epochs: int = 20,
+        retrain_epochs: int | None = 20,
         class_weight: dict | str | None = None,
         hidden_layer_sizes: Sequence[int] = (100,),
         activation: str = "relu",
@@ -331,6 +334,7 @@ class OBDClassifierCV(FittedClassifier, BaseOBDCV):
             n_jobs=n_jobs,
             saliency=saliency,
             curvature=curvature,
+            compensation=compensation,
             prunable=prunable,
             retrain_epochs=retrain_epochs,
             hidden_layer_sizes=hidden_layer_sizes,

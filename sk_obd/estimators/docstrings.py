@@ -56,6 +56,13 @@ PARAMETERS = {
         What orders the deletions, lowest first:
 
         - "obd": :math:`h_{kk} u_k^2 / 2`, step 4 of the paper's recipe;
+        - "obd-decay": :math:`u_k \\partial P / \\partial u_k + h_{kk} u_k^2 / 2` with the penalty
+          P that the net trains with (weight decay, or what its ``get_loss`` adds to its
+          criterion): what deleting costs at a minimum of the *trained* loss;
+        - "obs": :math:`u_k^2 / (2 v_k)`, what is left of the cost where the survivors make up for
+          it, with the diagonal v of the inverse of the Gauss-Newton matrix plus the penalty's
+          (the whole matrix up to 512 parameters alive, above that a block for the weights into
+          each unit);
         - "taylor": :math:`-g_k u_k + h_{kk} u_k^2 / 2` with the measured gradient, for networks
           stopped early or trained with a penalty;
         - "magnitude": :math:`|u_k|`;
@@ -68,14 +75,29 @@ PARAMETERS = {
         Gauss-Newton diagonal, never negative), "hessian" (exact), "recursion" and "recursion-lm"
         (the paper's own back-propagation, with and without its f'' term), "ggn-mc" (sampled, for
         many outputs), "fisher" (squared gradients; for comparison).""",
+    "compensation": """
+    compensation : {"obs", "layer"}, default=None
+        Whether the survivors of a deletion move to make up for it, before retraining:
+
+        - None: they stay where they are (Optimal Brain Damage);
+        - "obs": to the minimum of the quadratic model of the trained loss, in the exact
+          Gauss-Newton matrix of all rows plus the penalty that the net trains with (Optimal Brain
+          Surgeon, without its matrix: 10 products in a solve, each 1.3 to 2 gradients, and up to
+          four solves for a deletion, more where one is not to be trusted). A move that raises the
+          loss is not taken. ``retrain_epochs=0`` makes it the whole method;
+        - "layer": the weights into each unit are refitted by least squares to what it received
+          before the deletion, Linear and convolutional layers only; ``path_.uncompensated`` names
+          what stays as it is.""",
     "prunable": """
     prunable : None, str, list of str or callable, default=None
         What may be deleted. None: every trainable parameter except those of normalisation layers
         and PReLU. A str is searched in the names as a regular expression, a list names them, a
         ``callable(name, parameter)`` returns a bool.""",
     "retrain_epochs": """
-    retrain_epochs : int, default=20
-        At most so many epochs after each deletion; 0 does not retrain.""",
+    retrain_epochs : int or None, default=20
+        At most so many epochs after each deletion; 0 does not retrain, None retrains for as many
+        as the dense training (the net's ``max_epochs``), with the net's whole learning-rate
+        schedule again.""",
     "max_loss_increase": """
     max_loss_increase : float, default=None
         Stop when the training loss after retraining is above the dense network's by more than

@@ -16,17 +16,19 @@ from sklearn.utils import check_consistent_length, check_random_state
 from skorch import NeuralNet
 
 from ..pruning.cache import IterationCache, key_of
+from ..pruning.extent import count_iterations
 from ..pruning.groups import groups_of
 from ..pruning.path import PruningPath
-from ..pruning.recipe import Recipe, Run, check_sweepable, count_iterations, prune
+from ..pruning.recipe import Recipe, Run, check_sweepable, prune
 from ..pruning.schedule import target_total
 from ..training.batches import examples
 from ..training.isolation import Purpose, isolated_generators, one_thread, seed_generators
 from ..training.masks import prunable_names, set_trainable
-from ..training.nets import cast, check_criterion, input_dtype, start
+from ..training.nets import batch_size_of, cast, check_criterion, input_dtype, start
 from ..training.objective import Objective
 from ..training.probes import try_net, undefined_at_zero
 from .base import USERS_FRAME, BaseOBD
+from .before_training import check_compensation, check_derivatives, hint_at_schedules
 from .parameters import names_where
 from .progress import FitObserver, with_callbacks
 from .state import FEATURES, N_TRIED_ROWS, Fitted
@@ -64,8 +66,9 @@ class PlainOBD(BaseOBD):
         sweep: bool = False,
         saliency: str | Callable = "obd",
         curvature: str = "ggn",
+        compensation: str | None = None,
         prunable: str | Sequence[str] | Callable | None = None,
-        retrain_epochs: int = 20,
+        retrain_epochs: int | None = 20,
         max_loss_increase: float | None = None,
         early_stopping: bool = False,
         n_iter_no_change: int = 5,
@@ -93,6 +96,7 @@ class PlainOBD(BaseOBD):
         self.sweep = sweep
         self.saliency = saliency
         self.curvature = curvature
+        self.compensation = compensation
         self.prunable = prunable
         self.retrain_epochs = retrain_epochs
         self.max_loss_increase = max_loss_increase
@@ -180,11 +184,14 @@ class PlainOBD(BaseOBD):
                 if hints:
                     hint_at_percentage(self.prune_rate, path.n_prunable, stacklevel=USERS_FRAME)
                 recipe = self._recipe(net, seed)
+                if hints:
+                    hint_at_schedules(net, X, recipe.epochs, stacklevel=USERS_FRAME)
                 if "curvature" in recipe.needs:
                     check_derivatives(objective, self.curvature)
                 cache = self._cache(net, objective, path, seed)
                 prunable = partial(self._prunable, trial=trial, undefined=undefined)
                 run = Run(net, objective, path, recipe, prunable, cache)
+                check_compensation(run)
                 draft.net_, draft._fitted = net, Fitted(net, seen, targets)
                 vars(draft).update(targets.fitted_attributes())
                 self._follow(run, draft, scored)
@@ -332,25 +339,3 @@ class PlainOBD(BaseOBD):
                 draft._become(draft._fitted, run.path)
                 self._take_over(draft)
         observer.end()
-
-
-def batch_size_of(net, X):
-    """Rows in a training batch of a skorch net."""
-    return X.shape[0] if net.batch_size == -1 else min(net.batch_size, X.shape[0])
-
-
-def check_derivatives(objective, curvature):
-    """Refuse what cannot be differentiated now, and not after hours of training.
-
-    Raises
-    ------
-    ValueError, RuntimeError, NotImplementedError
-        As :func:`sk_obd.curvature.diagonal`.
-    """
-    objective.curvature(curvature, n_rows=2)
-    if (error := objective.try_product()) is not None:
-        warnings.warn(
-            f"The loss cannot be differentiated twice ({error}); off_diagonal and "
-            "higher_order of the path are NaN.",
-            stacklevel=USERS_FRAME,
-        )

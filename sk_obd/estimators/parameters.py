@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from ..curvature import METHODS
+from ..pruning.compensation import COMPENSATIONS
 from ..pruning.groups import GRANULARITIES
 from ..pruning.saliency import LOSSES, NEEDS
 from ..training.mlp import ACTIVATIONS
@@ -188,11 +189,11 @@ def check_trust_region(name, value, parameters):
             f"trust_region={value!r} changes the step from one iteration to the next, and "
             "step=None deletes all at once. Give the first step, for instance step=0.2."
         )
-    if parameters["saliency"] not in LOSSES:
+    if parameters["saliency"] not in LOSSES and parameters["compensation"] != "obs":
         raise ValueError(
             f"trust_region={value!r} compares the predicted increase of the loss with the actual "
             f"one, and saliency={parameters['saliency']!r} predicts none. Use one of "
-            f"{', '.join(LOSSES)}."
+            f"{', '.join(LOSSES)}, or compensation='obs'."
         )
 
 
@@ -262,8 +263,9 @@ PARAMETERS: dict[str, Parameter] = {
     "n_jobs": Parameter(classes="cv"),
     "saliency": Parameter(choice(NEEDS, "a callable(parameters, curvature)"), decides="networks"),
     "curvature": Parameter(choice(METHODS), decides="networks"),
+    "compensation": Parameter(none_or(choice(COMPENSATIONS)), decides="networks"),
     "prunable": Parameter(),
-    "retrain_epochs": Parameter(number(Integral, 0), decides="networks"),
+    "retrain_epochs": Parameter(none_or(number(Integral, 0)), decides="networks"),
     "max_loss_increase": Parameter(none_or(number(Real, 0)), decides="path", classes="plain"),
     "early_stopping": Parameter(decides="path", classes="plain"),
     "n_iter_no_change": Parameter(number(Integral, 1), decides="path", classes="plain"),

@@ -19,7 +19,7 @@ from skorch import NeuralNet
 
 from ..display.optional import require
 from ..pruning.path import PruningPath
-from ..pruning.rows import COLUMNS
+from ..pruning.rows import COLUMNS, MOVES
 from ..pruning.snapshot import Snapshot
 from ..training.masks import prunable_names, set_trainable
 from ..training.probes import RowsSeen
@@ -210,7 +210,10 @@ def check_header(header, kind, owner, path):
     names = header["feature_names_in"]
     if names is not None and (len(names) != n_features or not all(type(n) is str for n in names)):
         raise damaged(path, f"{len(names)} feature names for {n_features} features")
-    if list(header["columns"]) != list(COLUMNS) or {len(row) for row in rows} != {len(COLUMNS)}:
+    columns = header["columns"]
+    # Files from before there were columns for the move of the survivors lack these.
+    known = [column for column in COLUMNS if column in columns or column not in MOVES]
+    if list(columns) != known or {len(row) for row in rows} != {len(columns)}:
         raise damaged(path, "the table of the path has other columns")
     numbers = all(type(cell) in (int, float, type(None)) for row in rows for cell in row)
     if not numbers or not (type(kept) is int and 0 <= kept < len(rows)):
@@ -292,7 +295,7 @@ def path_of(header, module, masks, network):
         module,
         prunable_of(header["prunable"], module),
         flags=flags,
-        rows=[[math.nan if cell is None else cell for cell in row] for row in header["rows"]],
+        rows=[dict(zip(header["columns"], row, strict=True)) for row in header["rows"]],
         kept=header["kept"],
         masks=masks,
         network=network,

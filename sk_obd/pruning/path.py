@@ -1,6 +1,7 @@
 """The pruning path: what each deletion was predicted to cost, what it cost, what was left."""
 
 import copy
+import math
 
 import torch
 
@@ -21,12 +22,18 @@ class PruningPath:
     n_params             parameters alive
     prune_rate           share of the prunable parameters deleted so far
     n_deleted            deleted in this iteration (with ``sweep``: and swept away, which is free)
-    predicted_increase   sum of their saliencies (NaN where the saliency is not a loss)
-    actual_increase      increase of the training loss by deleting them, before retraining
+    predicted_increase   sum of their saliencies (NaN where the saliency is not a loss); with
+                         a compensation what the quadratic models on its way say of it
+    actual_increase      increase of the training loss by deleting them and by the compensation,
+                         before retraining
     first_order          the four terms it is the sum of (see :func:`sk_obd.taylor_terms`): what
     diagonal             the gradient says, the diagonal of the curvature in use, the rest of the
     off_diagonal         exact second derivative, and all that is left. The last three are NaN
     higher_order         where the saliency knows no curvature
+    n_products           products with the Gauss-Newton matrix for the compensation (NaN without);
+                         each costs 1.3 to 2 gradients of the training loss
+    damping              the share by which the survivors' curvatures were raised in it; for
+                         ``compensation="layer"`` the ridge (NaN without)
     loss                 training loss after retraining
     train_score          score on the training rows
     validation_score     score on the validation rows (NaN without)
@@ -56,6 +63,8 @@ class PruningPath:
         Row of the network that the estimator holds (not the last where a stop rule went on).
     n_prunable : int
         How many parameters may be deleted.
+    uncompensated : list of str
+        Prunable parameters whose survivors ``compensation="layer"`` leaves as they are.
     history : list of dict
         skorch's records of all epochs, each with its ``iteration``, the row of the path.
 
@@ -74,6 +83,7 @@ class PruningPath:
         self.keep = keep
         # Parameters that callbacks of the net froze (False) or unfroze (True) for good.
         self.flags: dict[str, bool] = {}
+        self.uncompensated: list[str] = []
         self.kept = 0
         self.rows: list[dict] = []
         self.history: list[dict] = []
@@ -272,6 +282,7 @@ class PruningPath:
         new = object.__new__(PruningPath)
         new.prunable, new.n_prunable, new.keep = self.prunable, self.n_prunable, self.keep
         new.module, new.groups, new.flags = self.module, self.groups, self.flags
+        new.uncompensated = self.uncompensated
         new.rows = self.rows[: row + 1]
         new.kept = row
         new.saliency = self.saliency if row == self.kept else None
@@ -292,8 +303,8 @@ class PruningPath:
         ----------
         module : torch.nn.Module
         prunable : list of str
-        rows : list of sequences
-            The cells of each row, in the order of the columns.
+        rows : list of dict
+            The cells of each row by column; what is missing or None becomes NaN.
         kept : int
             The kept row.
         masks : dict of bool tensors
@@ -308,7 +319,9 @@ class PruningPath:
         """
         path = cls(module, prunable)
         path.flags = dict(flags)
-        path.rows = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        path.rows = [
+            {c: math.nan if row.get(c) is None else row[c] for c in COLUMNS} for row in rows
+        ]
         path.kept, path.networks = kept, {kept: network}
         for name, mask in masks.items():
             path.deleted_at[name][~mask] = kept
@@ -357,6 +370,7 @@ class PruningPath:
             )
         self.prunable, self.n_prunable, self.keep = fresh.prunable, fresh.n_prunable, fresh.keep
         self.module, self.groups = fresh.module, fresh.groups
+        self.uncompensated = fresh.uncompensated
         return self
 
     def to_frame(self):

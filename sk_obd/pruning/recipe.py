@@ -6,7 +6,7 @@ LeCun, Denker and Solla, Optimal Brain Damage, NIPS 1989, section 2.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -17,16 +17,22 @@ from ..compact import check_traceable, sweep
 from ..compact.flow import NotTraced
 from ..training.isolation import Purpose, seed_generators, seed_words
 from ..training.masks import count_alive, trainable_flags, without, zero_deleted
+from ..training.nets import batch_size_of
 from ..training.objective import Objective
-from ..training.rounds import may_freeze, train_round
+from ..training.penalty import Penalty, penalty_of
+from ..training.rounds import train_round
 from .cache import IterationCache
+from .compensation import compensate, relaxed
+from .extent import acceptable, iterations, stops
 from .groups import lowest_groups
+from .layer_compensation import compensate_layers
+from .moves import Step, Survivors, take
 from .path import PruningPath
-from .rows import INCREMENTS
+from .rows import INCREMENTS, MOVES
 from .saliency import LOSSES, NEEDS, lowest, saliencies
-from .schedule import advance, parts, schedule, target_total, trusted_step
+from .schedule import parts
 from .snapshot import Iteration
-from .taylor import TaylorTerms, complete, known_terms
+from .taylor import TaylorTerms, complete, deletion, known_terms, quadratic
 
 #: Kinds of curvature that can be negative.
 SIGNED = ("hessian", "recursion")
@@ -42,9 +48,10 @@ class Recipe:
     sweep: bool
     saliency: str | Callable
     curvature: str
+    compensation: str | None
     n_recomputations: int
     trust_region: float | None
-    retrain_epochs: int
+    retrain_epochs: int | None
     max_loss_increase: float | None
     early_stopping: bool
     n_iter_no_change: int
@@ -56,6 +63,16 @@ class Recipe:
     def needs(self) -> set[str]:
         """What the saliency needs to know besides the parameters."""
         return {"curvature"} if callable(self.saliency) else NEEDS[self.saliency]
+
+    @property
+    def needs_penalty(self) -> bool:
+        """Whether what the net trains with besides its criterion has to be known."""
+        return self.compensation == "obs" or "penalty" in self.needs
+
+    @property
+    def epochs(self) -> int:
+        """At most so many epochs of retraining."""
+        return self.dense_epochs if self.retrain_epochs is None else self.retrain_epochs
 
 
 class Observer(Protocol):
@@ -114,7 +131,7 @@ def iterate(run: "Run", total: int) -> Iteration:
     started = time.perf_counter()
     path = run.path
     before = masks = path.masks()
-    increments = dict.fromkeys(INCREMENTS, math.nan)
+    increments = dict.fromkeys((*INCREMENTS, *MOVES), math.nan)
     if total > path.n_deleted:
         masks, increments = run.delete(before, total - path.n_deleted)
     flags = trainable_flags(run.net.module_)
@@ -185,6 +202,10 @@ class Run:
         if "curvature" in recipe.needs:
             h = objective.curvature(recipe.curvature, generator=generator)
         gradient = objective.gradient()
+        penalty = self.penalty(gradient) if "penalty" in recipe.needs else None
+        inverse = None
+        if penalty is not None and "inverse" in recipe.needs:
+            inverse = objective.inverse_curvature(masks, penalty.decay)
         squares = (float(g[masks[k]].double().square().sum()) for k, g in gradient.items())
         negative = math.nan
         if h is not None and recipe.curvature in SIGNED:
@@ -195,6 +216,8 @@ class Run:
             parameters,
             curvature=h,
             gradient=gradient,
+            penalty_gradient=None if penalty is None else penalty.gradient(),
+            inverse=inverse,
             increase=lambda name: objective.increases(name, masks[name]),
         )
         saliency = {k: torch.where(masks[k], s, 0) for k, s in found.items()}
@@ -208,8 +231,9 @@ class Run:
         masks : dict of bool tensors
             What is left, with ``sweep`` without the dead parameters.
         increments : dict
-            The increase of the loss by the deletion, predicted, measured and term by term; sums
-            over the parts where saliencies are recomputed on the way. What is swept costs nothing.
+            The increase of the loss by the deletion (and the move of the survivors), predicted,
+            measured and term by term; sums over the parts where saliencies are recomputed on the
+            way. What is swept costs nothing.
         """
         objective, path, recipe = self.objective, self.path, self.recipe
         row = len(path)
@@ -217,8 +241,8 @@ class Run:
         if assessment is None or assessment.row != row - 1:
             # The network comes from a cache or from an earlier fit.
             assessment = self.assess(masks, row - 1)
-        predicted = 0.0 if recipe.saliency in LOSSES else math.nan
-        terms, loss = TaylorTerms(), self.loss
+        terms, loss, steps = TaylorTerms(), self.loss, []
+        damping = relaxed(path[-1]["damping"])
         for part, n in enumerate(parts(n_delete, recipe.n_recomputations)):
             if part:
                 assessment = self.assess(masks, row, part)
@@ -227,9 +251,10 @@ class Run:
                 gone = lowest(saliency, masks, path.prunable, n)
             else:
                 gone = lowest_groups(saliency, masks, path.groups, n)
-            predicted += sum(float(saliency[k][m].double().sum()) for k, m in gone.items())
-            known = known_terms(objective, gone, assessment.gradient, assessment.curvature)
+            found = self.step(masks, gone, assessment, damping)
+            known = known_terms(objective, found.step, assessment.gradient, found.curvature)
             masks = without(masks, gone)
+            take(objective.parameters(), found.step)
             zero_deleted(objective.whole, masks)
             after = objective.loss()
             if math.isnan(after):
@@ -240,10 +265,49 @@ class Run:
                     "these by prunable, or delete fewer."
                 )
             terms += complete(known, after - loss)
-            loss = after
+            loss, damping = after, relaxed(found.damping)
+            steps.append(found)
         if recipe.sweep:
             masks = sweep(objective.whole, masks, objective.some_rows(2), path.prunable)
-        return masks, {"predicted_increase": predicted} | asdict(terms)
+        return masks, asdict(terms) | {
+            "predicted_increase": sum(found.predicted for found in steps),
+            "n_products": sum(found.n_products for found in steps),
+            "damping": steps[-1].damping,
+        }
+
+    def step(self, masks: dict, gone: dict, assessment: Assessment, damping: float) -> Step:
+        """The step of a deletion: -u where it deletes, and where survivors go, if they move."""
+        objective, recipe = self.objective, self.recipe
+        gradient, curvature = assessment.gradient, assessment.curvature
+        if recipe.compensation is None:
+            predicted = math.nan
+            if recipe.saliency in LOSSES:
+                saliency = assessment.saliency
+                predicted = sum(float(saliency[k][m].double().sum()) for k, m in gone.items())
+            return Step(deletion(objective, gone), predicted, curvature)
+        survivors = Survivors(objective.parameters(), masks, gone)
+        if recipe.compensation == "layer":
+            found = compensate_layers(objective, survivors)
+            matrix = objective.gauss_newton()
+            predicted = quadratic(gradient, matrix.product(found.step), found.step)
+            return replace(found, predicted=predicted, curvature=curvature, n_products=1)
+        ggn = curvature if recipe.curvature == "ggn" and curvature is not None else None
+        ggn = objective.curvature("ggn") if ggn is None else ggn
+        found = compensate(
+            objective,
+            self.penalty(gradient),
+            survivors,
+            gradient=gradient,
+            curvature=ggn,
+            damping=damping,
+        )
+        return replace(found, curvature=ggn if curvature is None else curvature)
+
+    def penalty(self, gradient: dict) -> Penalty:
+        """What the net trains with besides its criterion, where its mean loss has this gradient."""
+        rows, targets = self.objective.some_rows(2), self.objective.some_targets(2)
+        size = batch_size_of(self.net, self.objective.X)
+        return penalty_of(self.net, rows, targets, batch_size=size, gradient=gradient)
 
     def retrain(self, masks: dict) -> list[dict]:
         """Train what is alive, the dense network too; return skorch's record of each epoch."""
@@ -252,7 +316,7 @@ class Run:
             self.net,
             self.objective.X,
             self.objective.targets,
-            epochs=self.recipe.retrain_epochs if len(self.path) else self.recipe.dense_epochs,
+            epochs=self.recipe.epochs if len(self.path) else self.recipe.dense_epochs,
             sample_weight=self.objective.sample_weight,
             masks=masks,
             first=len(self.path) == 0,
@@ -304,58 +368,3 @@ def check_sweepable(module, X):
             f"{error}. Write its forward as torch.fx can trace it (one input, no branches on "
             "values), or set sweep=False."
         ) from error
-
-
-# -- how far the path goes -----------------------------------------------------------------------
-
-
-def iterations(path, recipe):
-    """Yield the total deleted after each iteration to come, as the path grows."""
-    fresh = len(path) == 0
-    if fresh:
-        yield 0
-    target, done = target_total(path.n_prunable, recipe.prune_rate), path.n_deleted
-    if not fresh and done >= target:
-        yield done
-    elif recipe.trust_region is None:
-        for total in schedule(path.n_prunable, recipe.prune_rate, recipe.step):
-            # An earlier fit, whole groups or the sweep may have passed this total.
-            if total > max(done, path.n_deleted):
-                yield total
-    else:
-        while path.n_deleted < target:
-            step = trusted_step(recipe.step, path.rows, recipe.trust_region)
-            yield min(target, advance(path.n_prunable, path.n_deleted, step))
-
-
-def count_iterations(run: "Run") -> int | None:
-    """How many iterations are to come; None where that depends on what one of them finds."""
-    path, recipe = run.path, run.recipe
-    if recipe.trust_region is not None or recipe.sweep or may_freeze(run.net):
-        return None
-    return len(list(iterations(path, recipe)))
-
-
-def acceptable(path, row, recipe):
-    """Whether this network may be the one that is kept: the latest such row is."""
-    if len(path) == 0:
-        return True
-    if too_costly(path, row, recipe):
-        return False
-    if recipe.early_stopping:
-        best = max(r["validation_score"] for r in [*path.rows, row])
-        return row["validation_score"] >= best - recipe.tol
-    return True
-
-
-def too_costly(path, row, recipe):
-    """Whether the training loss rose by more than the user allows over the dense network's."""
-    allowed = recipe.max_loss_increase
-    return allowed is not None and row["loss"] > path[0]["loss"] + allowed
-
-
-def stops(path, recipe):
-    """Whether the iterations end after a row that is not acceptable."""
-    return (
-        too_costly(path, path[-1], recipe) or len(path) - 1 - path.kept >= recipe.n_iter_no_change
-    )

@@ -12,12 +12,16 @@ INCREMENTS = (
     "higher_order",
 )
 
+#: What the move of the survivors took: NaN where there was none.
+MOVES = ("n_products", "damping")
+
 #: A row an iteration; row 0 is the dense network.
 COLUMNS = (
     "n_params",
     "prune_rate",
     "n_deleted",
     *INCREMENTS,
+    *MOVES,
     "loss",
     "train_score",
     "validation_score",

@@ -6,6 +6,8 @@ import torch
 #: What a name in the estimators' ``saliency`` needs to know besides the parameters.
 NEEDS = {
     "obd": {"curvature"},
+    "obd-decay": {"curvature", "penalty"},
+    "obs": {"curvature", "penalty", "inverse"},
     "taylor": {"curvature", "gradient"},
     "magnitude": set(),
     "random": set(),
@@ -13,14 +15,28 @@ NEEDS = {
 }
 
 #: Criteria that are an increase of the loss, so that their sum predicts one.
-LOSSES = ("obd", "taylor", "deletion")
+LOSSES = ("obd", "obd-decay", "obs", "taylor", "deletion")
 
 
-def saliencies(kind, parameters, *, curvature=None, gradient=None, increase=None):
+def saliencies(
+    kind,
+    parameters,
+    *,
+    curvature=None,
+    gradient=None,
+    penalty_gradient=None,
+    inverse=None,
+    increase=None,
+):
     r"""Saliency of every parameter under a criterion.
 
     ========== ============================================================
     obd        :math:`h_{kk} u_k^2 / 2` (LeCun, Denker and Solla 1989, section 2.2, step 4)
+    obd-decay  :math:`u_k \partial P / \partial u_k + h_{kk} u_k^2 / 2` with the penalty P: what a
+               deletion costs in E at a minimum of E + P, where :math:`g = -\nabla P` (Svarer,
+               Hansen and Larsen 1993, On design and evaluation of tapped-delay neural network
+               architectures); with weight decay :math:`(\lambda + h_{kk} / 2) u_k^2`
+    obs        :math:`u_k^2 / (2 [H^{-1}]_{kk})` (Hassibi and Stork 1992, eq. 5)
     taylor     :math:`-g_k u_k + h_{kk} u_k^2 / 2`
     magnitude  :math:`|u_k|`
     random     uniform on [0, 1), from torch's generator
@@ -34,13 +50,17 @@ def saliencies(kind, parameters, *, curvature=None, gradient=None, increase=None
     parameters : dict of tensors
     curvature, gradient : dict of tensors, optional
         Of the mean loss; needed where the table names h or g, and curvature by a callable.
+    penalty_gradient : dict of tensors, optional
+        Of the penalty per row: for "obd-decay".
+    inverse : dict of tensors, optional
+        The inverse's diagonal, 0 where not alive: for "obs".
     increase : callable, optional
         ``increase(name) -> tensor``: for "deletion".
 
     Returns
     -------
     dict of tensors
-        Each of its parameter's shape. In the units of the loss for obd, taylor and deletion.
+        Each of its parameter's shape. In the units of the loss for all but magnitude and random.
 
     Raises
     ------
@@ -57,6 +77,16 @@ def saliencies(kind, parameters, *, curvature=None, gradient=None, increase=None
         found = kind(parameters, curvature)
     elif kind == "obd":
         found = {k: h * parameters[k].square() / 2 for k, h in curvature.items()}
+    elif kind == "obd-decay":
+        found = {
+            k: h * parameters[k].square() / 2 + penalty_gradient[k] * parameters[k]
+            for k, h in curvature.items()
+        }
+    elif kind == "obs":
+        found = {
+            k: torch.where(i > 0, parameters[k].double().square() / (2 * i), 0).to(parameters[k])
+            for k, i in inverse.items()
+        }
     elif kind == "taylor":
         found = {
             k: h * parameters[k].square() / 2 - gradient[k] * parameters[k]

@@ -108,7 +108,7 @@ def taylor_terms(
     >>> terms.actual_increase, terms.diagonal
     (2.0, 2.0)
     >>> terms.first_order, terms.off_diagonal, terms.higher_order
-    (-0.0, 0.0, 0.0)
+    (0.0, 0.0, 0.0)
     """
     X, y, weights = check_rows(module, X, y, sample_weight)
     gone = deleted_by(module, masks)
@@ -123,7 +123,7 @@ def taylor_terms(
     )
     h = objective.curvature(curvature)
     before = objective.loss()
-    known = known_terms(objective, gone, objective.gradient(), h)
+    known = known_terms(objective, deletion(objective, gone), objective.gradient(), h)
     parameters = dict(module.named_parameters())
     kept = {name: parameters[name].detach().clone() for name in gone}
     try:
@@ -157,14 +157,20 @@ def deleted_by(module, masks):
     return gone
 
 
-def known_terms(objective, gone, gradient, curvature):
-    """First order, diagonal and off-diagonal: what derivatives say, before anything is deleted.
+def deletion(objective, gone):
+    """The step of a bare deletion: -u where `gone` is True, by name."""
+    parameters = objective.parameters()
+    return {name: -(parameters[name].detach() * chosen) for name, chosen in gone.items()}
+
+
+def known_terms(objective, step, gradient, curvature):
+    """First order, diagonal and off-diagonal: what derivatives say of a step before it is taken.
 
     Parameters
     ----------
     objective : Objective
-    gone : dict of bool tensors
-        True where to delete.
+    step : dict of tensors
+        What is added to the parameters.
     gradient : dict of tensors
     curvature : dict of tensors or None
         None (a saliency that knows none): the terms of second order are NaN. Where the loss
@@ -174,16 +180,19 @@ def known_terms(objective, gone, gradient, curvature):
     -------
     tuple of three floats
     """
-    parameters = objective.parameters()
-    leaving = {name: parameters[name].detach() * chosen for name, chosen in gone.items()}
-    first_order = -inner(gradient, leaving)
+    first_order = inner(gradient, step)
     if curvature is None:
         return first_order, math.nan, math.nan
-    diagonal = inner(curvature, {name: u.square() for name, u in leaving.items()}) / 2
+    diagonal = inner(curvature, {name: du.square() for name, du in step.items()}) / 2
     if not objective.twice_differentiable:
         return first_order, diagonal, math.nan
-    quadratic = inner(objective.product(leaving), leaving) / 2
+    quadratic = inner(objective.product(step), step) / 2
     return first_order, diagonal, quadratic - diagonal
+
+
+def quadratic(gradient, product, step):
+    """``g . du + du . H du / 2``, where `product` is ``H du``."""
+    return inner(gradient, step) + inner(product, step) / 2
 
 
 def complete(known, actual_increase):

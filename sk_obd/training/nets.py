@@ -305,3 +305,8 @@ def check_criterion(net, output, target):
         ) from error
     with torch.no_grad():
         loss.rows(output, target[: len(output)].to(output.device))
+
+
+def batch_size_of(net, X):
+    """Rows in a training batch of a skorch net."""
+    return X.shape[0] if net.batch_size == -1 else min(net.batch_size, X.shape[0])

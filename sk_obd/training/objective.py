@@ -1,12 +1,15 @@
 """The training loss as it is measured: all rows, eval mode, no penalty, summed in float64."""
 
 import math
+from functools import partial
 
 import torch
 from torch import nn
 
 from .. import curvature
+from ..curvature.gauss_newton import GaussNewton
 from ..curvature.hooks import evaluating, first_output, trainable
+from ..curvature.inverse import ggn_inverse_diagonal
 from ..curvature.losses.registry import loss_of
 from .batches import take_rows
 from .convergence import constant_loss
@@ -99,6 +102,10 @@ class Objective:
         """The first rows of X, dense, where the module is."""
         return take_rows(self.X, slice(0, n_rows)).to(self.device)
 
+    def some_targets(self, n_rows):
+        """The targets of the first rows, as the net trains on them."""
+        return self.targets[:n_rows].to(self.device)
+
     def _rows(self, rows):
         device = self.device
         return (
@@ -107,7 +114,8 @@ class Objective:
             self.weights[rows].to(device),
         )
 
-    def _batches(self):
+    def batches(self):
+        """X, y and weights of all rows, dense, `batch_size` at a time."""
         for first in range(0, self.X.shape[0], self.batch_size):
             yield self._rows(slice(first, first + self.batch_size))
 
@@ -127,7 +135,7 @@ class Objective:
     def loss(self):
         """E, a float."""
         with evaluating(self.whole), torch.no_grad():
-            sums = [self._sums(*batch) for batch in self._batches()]
+            sums = [self._sums(*batch) for batch in self.batches()]
         return float(sum(s for s, _ in sums) / sum(n for _, n in sums))
 
     def constant_loss(self):
@@ -145,7 +153,7 @@ class Objective:
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         norm = 0.0
         with evaluating(self.whole), torch.enable_grad():
-            for batch in self._batches():
+            for batch in self.batches():
                 value, normaliser = self._sums(*batch)
                 norm += float(normaliser)
                 found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
@@ -173,6 +181,45 @@ class Objective:
             return curvature.hessian_vector_product(*rows, vectors, **options)
 
         return self._mean_of(product, n_rows)
+
+    def gauss_newton(self, n_rows=None):
+        """The exact Gauss-Newton matrix of E over the trainable parameters, by its products.
+
+        With `n_rows`, of the first rows only.
+        """
+        loss = loss_of(self.criterion, self.outputs)
+        return GaussNewton(self.module, loss, self.parameters(), self._parts(n_rows))
+
+    def inverse_curvature(self, masks, damping):
+        """Diagonal of the inverse of the Gauss-Newton matrix, or of its blocks, by name.
+
+        Of what is alive by `masks`; `damping`, a number for each name, is added to the diagonal.
+        """
+        return ggn_inverse_diagonal(
+            self.module,
+            loss_of(self.criterion, self.outputs),
+            self.parameters(),
+            self._parts(None),
+            alive=masks,
+            damping=damping,
+        )
+
+    def _parts(self, n_rows):
+        """A function that gives all rows, or the first ones, dense: CSR ones part by part."""
+        if n_rows is None and not isinstance(self.X, torch.Tensor):
+            return self.batches
+        return partial(iter, [self._rows(slice(0, n_rows))])
+
+    def try_gauss_newton(self):
+        """Multiply by the Gauss-Newton matrix of two rows, to refuse now what has no such matrix.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            As :func:`sk_obd.curvature.ggn_vector_product`.
+        """
+        vectors = {name: torch.ones_like(p) for name, p in self.parameters().items()}
+        self.gauss_newton(n_rows=2).product(vectors)
 
     def try_product(self):
         """Find out on two rows whether the loss can be differentiated twice.
@@ -210,7 +257,7 @@ class Objective:
             return call(*self._rows(slice(0, n_rows)))
         # A CSR matrix: these functions take dense rows; the batches are averaged here.
         total, norm = {}, 0.0
-        for batch in self._batches():
+        for batch in self.batches():
             with evaluating(self.whole), torch.no_grad():
                 share = float(self._sums(*batch)[1])
             norm += share

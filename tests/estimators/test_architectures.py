@@ -9,7 +9,7 @@ from torch import nn
 
 from sk_obd import OBDClassifier
 from sk_obd.curvature import dense_diagonal
-from sk_obd.pruning.rows import INCREMENTS
+from sk_obd.pruning.rows import INCREMENTS, MOVES
 from tests.library.marks import slow_but
 from tests.library.modules import Convolutional, ImageTransformer, Recurrent, TiedClassifier
 from tests.library.nets import classifier_net
@@ -46,8 +46,9 @@ def test_half_of_it_is_deleted_and_it_still_reads(fitted, images):
 
 
 def test_every_number_of_the_path_is_finite(fitted):
-    # Nothing is known of validation rows, nor of negative curvature where there can be none.
-    unknown = {"validation_score", "negative_curvature"}
+    # Nothing is known of validation rows, of negative curvature where there can be none, and of
+    # moves of survivors that stay.
+    unknown = {"validation_score", "negative_curvature", *MOVES}
     for i, row in enumerate(fitted.path_):
         increments = set() if i else set(INCREMENTS)
         for name in row.keys() - unknown - increments:

@@ -1,9 +1,15 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from sk_obd import OBDClassifier
+from sk_obd.curvature import diagonal
 from sk_obd.pruning.saliency import lowest, saliencies
+from tests.curvature.dense import flat, gauss_newton_matrix
+from tests.library.settings import QUICK
 
 
 @given(
@@ -43,14 +49,21 @@ def test_each_criterion_is_its_formula():
     u = {"w": torch.tensor([[2.0, -3.0]])}
     h = {"w": torch.tensor([[1.0, 0.5]])}
     g = {"w": torch.tensor([[0.1, -0.2]])}
+    known = {
+        "curvature": h,
+        "gradient": g,
+        "penalty_gradient": {"w": torch.tensor([[0.5, -1.0]])},
+        "inverse": {"w": torch.tensor([[0.25, 0.0]])},
+    }
 
     def found(kind):
-        return saliencies(
-            kind, u, curvature=h, gradient=g, increase=lambda name: torch.tensor([[7.0, 8.0]])
-        )["w"].tolist()[0]
+        increase = torch.tensor([[7.0, 8.0]])
+        return saliencies(kind, u, **known, increase=lambda name: increase)["w"].tolist()[0]
 
     assert found("obd") == [2.0, 2.25]
     assert found("taylor") == pytest.approx([1.8, 1.65])
+    assert found("obd-decay") == [2.0 + 1.0, 2.25 + 3.0]
+    assert found("obs") == [8.0, 0.0]  # where there is no inverse, nothing is alive
     assert found("magnitude") == [2.0, 3.0]
     assert found("deletion") == [7.0, 8.0]
     assert found(lambda p, c: {"w": p["w"] * c["w"]}) == [2.0, -1.5]
@@ -59,6 +72,48 @@ def test_each_criterion_is_its_formula():
     torch.manual_seed(0)
     assert found("random") == first
     assert all(0 <= s < 1 for s in first)
+
+
+def trained(iris, **settings):
+    """A fit with a known weight decay, and the network in float64."""
+    settings = QUICK | {"prune_rate": 0.4, "weight_decay": 0.02} | settings
+    fitted = OBDClassifier(**settings).fit(iris[0].astype(np.float64), iris[1])
+    return fitted, {n: p.detach() for n, p in fitted.net_.module_.named_parameters()}
+
+
+def test_with_weight_decay_obd_decay_is_its_closed_form(iris):
+    fitted, u = trained(iris, saliency="obd-decay")
+    h = diagonal(fitted.net_.module_, nn.CrossEntropyLoss(), *rows(iris))
+    for name, saliency in fitted.saliencies_.items():
+        expected = (0.02 + h[name] / 2) * u[name].square()
+        np.testing.assert_allclose(saliency, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_obs_is_that_of_the_dense_matrix_of_what_is_alive(iris):
+    fitted, u = trained(iris, saliency="obs")
+    G = gauss_newton_matrix(fitted.net_.module_, nn.CrossEntropyLoss(), *rows(iris))
+    alive = flat({n: torch.tensor(m) for n, m in fitted.mask_.items()})
+    H = G[alive][:, alive] + 0.02 * torch.eye(int(alive.sum()), dtype=torch.float64)
+    expected = flat(u)[alive].square() / (2 * torch.linalg.inv(H).diagonal())
+    got = flat({n: torch.tensor(s) for n, s in fitted.saliencies_.items()})
+    torch.testing.assert_close(got[alive], expected, rtol=1e-4, atol=1e-10)
+    assert not got[~alive].any()
+
+
+def rows(iris):
+    return torch.tensor(iris[0]), torch.tensor(iris[1])
+
+
+def test_at_a_minimum_of_the_trained_loss_obd_decay_predicts_what_obd_does_not(digits):
+    """Small steps, well trained: the loss rises along the gradient, which the decay holds up."""
+    settings = {"hidden_layer_sizes": (16,), "max_epochs": 400, "retrain_epochs": 40}
+    settings |= {"prune_rate": 0.3, "step": 0.05, "weight_decay": 0.01, "random_state": 0}
+    off = {}
+    for saliency in ("obd", "obd-decay"):
+        path = OBDClassifier(saliency=saliency, **settings).fit(*digits).path_.rows[1:]
+        actual = sum(row["actual_increase"] for row in path)
+        off[saliency] = abs(sum(row["predicted_increase"] for row in path) - actual) / actual
+    assert off["obd-decay"] < off["obd"]
 
 
 @pytest.mark.parametrize(
