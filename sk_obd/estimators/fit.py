@@ -22,7 +22,15 @@ from ..pruning.path import PruningPath
 from ..pruning.recipe import Recipe, Run, check_sweepable, prune
 from ..pruning.schedule import target_total
 from ..training.batches import examples
-from ..training.isolation import Purpose, isolated_generators, one_thread, seed_generators
+from ..training.isolation import (
+    OwnGenerator,
+    Purpose,
+    generator_for,
+    import_what_torch_needs,
+    isolated_generators,
+    one_thread,
+    seed_generators,
+)
 from ..training.masks import prunable_names, set_trainable
 from ..training.nets import batch_size_of, cast, check_criterion, input_dtype, start
 from ..training.objective import Objective
@@ -161,6 +169,7 @@ class PlainOBD(BaseOBD):
         `hints`: whether the user asked for this very fit, and is told of what looks like a mistake.
         """
         self._check_own_parameters()
+        import_what_torch_needs()
         resumes = self.warm_start and hasattr(self, "path_")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         draft = self._draft(keep=FEATURES if resumes else ())
@@ -172,7 +181,8 @@ class PlainOBD(BaseOBD):
         data, targets = draft._training_rows(X_checked, y_checked, weights, rows, targets)
         with isolated_generators():
             seed_generators(seed, Purpose.INITIALISATION)
-            net, X, y, trial = draft._start(data, targets)
+            with OwnGenerator(generator_for(seed, Purpose.INITIALISATION)):
+                net, X, y, trial = draft._start(data, targets)
             seen = trial.rows_seen(batch_size_of(net, X))
             seen = replace(seen, examples=examples(X, N_TRIED_ROWS))
             with one_thread(seen.single_thread):

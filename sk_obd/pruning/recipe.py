@@ -15,7 +15,7 @@ from skorch import NeuralNet
 
 from ..compact import check_traceable, sweep
 from ..compact.flow import NotTraced
-from ..training.isolation import Purpose, seed_generators, seed_words
+from ..training.isolation import Purpose, generator_for, seed_generators
 from ..training.masks import count_alive, trainable_flags, without, zero_deleted
 from ..training.nets import batch_size_of
 from ..training.objective import Objective
@@ -194,8 +194,7 @@ class Run:
         """
         objective, recipe = self.objective, self.recipe
         seed_generators(recipe.seed, Purpose.ASSESSMENT, row, part)
-        words = seed_words(recipe.seed, Purpose.ASSESSMENT, row, part)
-        generator = torch.Generator().manual_seed(int(words[0]))
+        generator = generator_for(recipe.seed, Purpose.ASSESSMENT, row, part)
         parameters = {name: p.detach() for name, p in objective.parameters().items()}
         masks = {name: masks[name].to(p.device) for name, p in parameters.items()}
         h = None
@@ -218,6 +217,7 @@ class Run:
             gradient=gradient,
             penalty_gradient=None if penalty is None else penalty.gradient(),
             inverse=inverse,
+            generator=generator,
             increase=lambda name: objective.increases(name, masks[name]),
         )
         saliency = {k: torch.where(masks[k], s, 0) for k, s in found.items()}
@@ -311,7 +311,8 @@ class Run:
 
     def retrain(self, masks: dict) -> list[dict]:
         """Train what is alive, the dense network too; return skorch's record of each epoch."""
-        seed_generators(self.recipe.seed, Purpose.TRAINING, len(self.path))
+        where = self.recipe.seed, Purpose.TRAINING, len(self.path)
+        seed_generators(*where)
         return train_round(
             self.net,
             self.objective.X,
@@ -320,6 +321,7 @@ class Run:
             sample_weight=self.objective.sample_weight,
             masks=masks,
             first=len(self.path) == 0,
+            generator=generator_for(*where),
         )
 
     def measure(self, masks: dict) -> tuple[dict, Assessment]:

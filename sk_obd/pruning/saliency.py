@@ -26,6 +26,7 @@ def saliencies(
     gradient=None,
     penalty_gradient=None,
     inverse=None,
+    generator=None,
     increase=None,
 ):
     r"""Saliency of every parameter under a criterion.
@@ -39,7 +40,7 @@ def saliencies(
     obs        :math:`u_k^2 / (2 [H^{-1}]_{kk})` (Hassibi and Stork 1992, eq. 5)
     taylor     :math:`-g_k u_k + h_{kk} u_k^2 / 2`
     magnitude  :math:`|u_k|`
-    random     uniform on [0, 1), from torch's generator
+    random     uniform on [0, 1)
     deletion   the change of the loss when the parameter is really set to 0
     callable   ``kind(parameters, curvature)``
     ========== ============================================================
@@ -54,6 +55,8 @@ def saliencies(
         Of the penalty per row: for "obd-decay".
     inverse : dict of tensors, optional
         The inverse's diagonal, 0 where not alive: for "obs".
+    generator : torch.Generator, optional
+        Draws for "random"; None: torch's.
     increase : callable, optional
         ``increase(name) -> tensor``: for "deletion".
 
@@ -96,7 +99,10 @@ def saliencies(
         found = {k: u.abs() for k, u in parameters.items()}
     elif kind == "random":
         # Drawn on the CPU, so that a seed means the same on every device.
-        found = {k: torch.rand(u.shape, dtype=u.dtype).to(u.device) for k, u in parameters.items()}
+        found = {
+            k: torch.rand(u.shape, generator=generator, dtype=u.dtype).to(u.device)
+            for k, u in parameters.items()
+        }
     else:
         found = {k: increase(k) for k in parameters}
     return {k: _checked(kind, k, found, u) for k, u in parameters.items()}

@@ -3,6 +3,9 @@
 torch's DataLoader collects a batch row by row, which for tables costs more than training on it.
 """
 
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -14,6 +17,20 @@ NEEDS_ARRAY_BATCHES = (
     "iterator_train or iterator_valid, or options for them beyond batch_size, shuffle and "
     "drop_last. Leave these at their defaults, or fit without sample_weight and class_weight."
 )
+
+
+#: What shuffles the rows in this thread; None: torch's generator, which belongs to the process.
+_shuffler: ContextVar[torch.Generator | None] = ContextVar("_shuffler", default=None)
+
+
+@contextmanager
+def shuffled_by(generator):
+    """Let a generator of its own shuffle the batches that are cut in this thread."""
+    token = _shuffler.set(generator)
+    try:
+        yield
+    finally:
+        _shuffler.reset(token)
 
 
 class RowWeights:
@@ -32,7 +49,7 @@ class ArrayBatches:
 
     A batch is one indexing operation on each array, and always a copy, which a module may change in
     place. CSR rows are densified here, batch by batch.
-    The order is that of the rows, or with `shuffle` a new one from torch's generator each epoch.
+    The order is that of the rows, or with `shuffle` a new one each epoch.
     """
 
     def __init__(self, dataset, batch_size=1, shuffle=False, drop_last=False, row_weights=None):
@@ -55,7 +72,7 @@ class ArrayBatches:
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self):
-        order = torch.randperm(self.n_rows) if self.shuffle else None
+        order = torch.randperm(self.n_rows, generator=_shuffler.get()) if self.shuffle else None
         for batch in range(len(self)):
             rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             if order is not None:

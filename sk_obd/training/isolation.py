@@ -4,8 +4,10 @@ torch's generator, its number of threads and the SIGINT handler belong to the wh
 A fit uses its own and restores the user's afterwards, also after an error.
 """
 
+import importlib
 import random
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from enum import IntEnum
@@ -13,6 +15,7 @@ from enum import IntEnum
 import numpy as np
 import torch
 from skorch.callbacks import Callback
+from torch.overrides import TorchFunctionMode
 
 _generators = threading.RLock()
 _threads = threading.Lock()
@@ -48,6 +51,61 @@ def seed_generators(seed, purpose, *position):
     torch.manual_seed(int(words[0]))
     np.random.seed(int(words[1]))  # noqa: NPY002 - user callbacks and splits draw from it
     random.seed(int(words[2]))
+
+
+#: What fills a tensor with random numbers and takes a generator, by where it is found.
+RANDOM_BY_PLACE = {
+    torch: "rand randn randint randperm normal bernoulli multinomial",
+    torch.Tensor: "uniform_ normal_ random_ exponential_ cauchy_ geometric_ log_normal_ bernoulli_ "
+    "bernoulli multinomial",
+    torch.nn.init: "uniform_ normal_ trunc_normal_ orthogonal_ sparse_ xavier_uniform_ "
+    "xavier_normal_ kaiming_uniform_ kaiming_normal_",
+}
+RANDOM = frozenset(
+    getattr(at, name) for at, names in RANDOM_BY_PLACE.items() for name in names.split()
+)
+
+
+class OwnGenerator(TorchFunctionMode):
+    """Draw from a generator of one's own in the place of torch's, in this thread only.
+
+    torch's generator belongs to the whole process: what another thread draws from it in between
+    would change a fit. Functions that take no generator, as dropout, draw from torch's still.
+    """
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in RANDOM and kwargs.get("generator") is None and is_on_cpu(args, kwargs):
+            kwargs = {**kwargs, "generator": self.generator}
+        return func(*args, **kwargs)
+
+
+def is_on_cpu(args, kwargs):
+    """Whether a random function with these arguments fills numbers on the CPU."""
+    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+    device = kwargs.get("device") or (tensors[0].device if tensors else "cpu")
+    return torch.device(device).type == "cpu"
+
+
+def generator_for(seed, purpose, *position):
+    """A generator on the CPU that draws what torch's would after :func:`seed_generators`."""
+    words = seed_words(seed, purpose, *position)
+    return torch.Generator().manual_seed(int(words[0]))
+
+
+def import_what_torch_needs():
+    """Import what torch imports only when the first optimiser is made.
+
+    It takes about a second. A Ctrl-C in it would leave modules half imported, and no later fit of
+    the process could import them, so it goes on in a thread, which the key does not interrupt.
+    """
+    if "torch._dynamo" not in sys.modules:
+        thread = threading.Thread(target=importlib.import_module, args=("torch._dynamo",))
+        thread.start()
+        thread.join()
 
 
 @contextmanager

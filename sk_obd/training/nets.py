@@ -18,6 +18,7 @@ from ..curvature.hooks import evaluating, first_output
 from ..curvature.losses.base import WrongOutputs
 from ..curvature.losses.registry import loss_of
 from .batches import array_batches, first_rows
+from .isolation import OwnGenerator
 from .probes import call_net
 
 #: Rows predicted or measured at a time.
@@ -107,7 +108,8 @@ def duplicate(net):
     copied = clone(net)
     if net.initialized_:
         verbose, copied.verbose = copied.verbose, 0
-        copied.initialize()
+        with OwnGenerator(torch.Generator()):  # the weights drawn are replaced at once
+            copied.initialize()
         copied.verbose = verbose
         _copy_parts(net, copied)
     return copied
@@ -129,7 +131,8 @@ def with_module(net, module):
     params = clone(net).get_params(deep=False)
     params = {name: p for name, p in params.items() if not name.startswith("module__")}
     copied = type(net)(**(params | {"module": module, "verbose": 0}))
-    copied.initialize()
+    with OwnGenerator(torch.Generator()):
+        copied.initialize()
     _copy_parts(net, copied)
     copied.module = copied.module_ = module
     copied.initialize_optimizer()

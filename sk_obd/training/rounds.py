@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback, ParamMapper
 
+from .batches import shuffled_by
 from .isolation import InterruptWatch
 from .masks import held_at_zero, set_trainable, trainable_flags, zero_deleted
 from .nets import parts_of
 from .row_weights import weighted_rows
 
 
-def train_round(net, X, y, *, epochs, sample_weight=None, masks=None, first=True):
+def train_round(net, X, y, *, epochs, sample_weight=None, masks=None, first=True, generator=None):
     """Train an initialised skorch net for at most `epochs` epochs.
 
     Optimiser state, callbacks and history start anew, so that nothing of an earlier round (a
@@ -37,6 +38,8 @@ def train_round(net, X, y, *, epochs, sample_weight=None, masks=None, first=True
         Whether the network starts with this round. In a later one, callbacks that act once
         (skorch's Initializer, Freezer and Unfreezer) do not act again, and what is trainable
         after the round is what was trainable before it.
+    generator : torch.Generator, optional
+        Shuffles the rows where we cut the batches ourselves; None: torch's.
 
     Returns
     -------
@@ -75,6 +78,7 @@ def train_round(net, X, y, *, epochs, sample_weight=None, masks=None, first=True
             stack.enter_context(held_at_zero(net.module_, optimizers_of(net), masks))
             if sample_weight is not None:
                 stack.enter_context(weighted_rows(net, sample_weight, watch))
+            stack.enter_context(shuffled_by(generator))
             interrupts = stack.enter_context(InterruptWatch())
             try:
                 net.fit_loop(X, y, epochs=epochs)

@@ -9,7 +9,9 @@ from skorch.callbacks import Callback
 
 from sk_obd.training.isolation import (
     InterruptWatch,
+    OwnGenerator,
     Purpose,
+    generator_for,
     isolated_generators,
     one_thread,
     seed_generators,
@@ -31,6 +33,38 @@ def test_draws_inside_depend_on_seed_and_position_and_leave_no_trace():
         seed_generators(1, Purpose.TRAINING, 2)
         assert draws() == first != other
     assert torch.equal(torch.get_rng_state(), before)
+
+
+FILLED = {
+    "a layer": lambda: torch.nn.Linear(3, 2).weight,
+    "a recurrent layer": lambda: torch.nn.LSTM(2, 2).weight_hh_l0,
+    "an embedding": lambda: torch.nn.Embedding(5, 2).weight,
+    "attention": lambda: torch.nn.MultiheadAttention(4, 2).in_proj_weight,
+    "orthogonal": lambda: torch.nn.init.orthogonal_(torch.empty(4, 3)),
+    "truncated": lambda: torch.nn.init.trunc_normal_(torch.empty(4, 3)),
+    "torch.randn": lambda: torch.randn(4),
+    "in place": lambda: torch.empty(4).bernoulli_(0.3),
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_weights_drawn_from_a_generator_of_their_own_leave_torchs_alone(name):
+    torch.manual_seed(1)
+    with isolated_generators():
+        seed_generators(3, Purpose.INITIALISATION)
+        expected = FILLED[name]().detach().clone()
+    before = torch.get_rng_state()
+    with OwnGenerator(generator_for(3, Purpose.INITIALISATION)):
+        found = FILLED[name]()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found, expected)
+
+
+def test_a_generator_that_is_given_is_the_one_that_draws():
+    given = torch.Generator().manual_seed(5)
+    with OwnGenerator(torch.Generator()):
+        found = torch.rand(3, generator=given)
+    assert torch.equal(found, torch.rand(3, generator=torch.Generator().manual_seed(5)))
 
 
 def test_no_two_purposes_or_positions_have_the_same_random_numbers():
