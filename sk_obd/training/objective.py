@@ -16,6 +16,23 @@ from .convergence import constant_loss
 from .nets import PREDICTION_ROWS, outputs_of
 from .probes import Trial, probe
 
+#: What numpy and torch raise where memory is short: on the CPU torch has no class for it.
+MEMORY_ERRORS = (MemoryError, RuntimeError)
+
+
+def is_of_memory(error):
+    """Whether an error says that memory is short."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def fewer(n_rows, error):
+    """A quarter of that many rows; raises the error if it is another one, or rows are single."""
+    if not is_of_memory(error) or n_rows <= 1:
+        raise error
+    return max(1, n_rows // 4)
+
 
 class Objective:
     r"""The mean loss of a module over all rows, and its derivatives.
@@ -114,10 +131,11 @@ class Objective:
             self.weights[rows].to(device),
         )
 
-    def batches(self):
-        """X, y and weights of all rows, dense, `batch_size` at a time."""
-        for first in range(0, self.X.shape[0], self.batch_size):
-            yield self._rows(slice(first, first + self.batch_size))
+    def batches(self, size=None):
+        """X, y and weights of all rows, dense, `size` at a time, by default `batch_size`."""
+        size = size or self.batch_size
+        for first in range(0, self.X.shape[0], size):
+            yield self._rows(slice(first, first + size))
 
     def _sums(self, X, y, weights):
         """Weighted sum of the rows' losses and of their normalisers, in float64."""
@@ -253,11 +271,27 @@ class Objective:
             )
             return {name.removeprefix(self.prefix): value for name, value in found.items()}
 
-        if n_rows is not None or isinstance(self.X, torch.Tensor):
+        if n_rows is not None:
             return call(*self._rows(slice(0, n_rows)))
-        # A CSR matrix: these functions take dense rows; the batches are averaged here.
+        size = self.batch_size
+        if isinstance(self.X, torch.Tensor):
+            try:
+                return call(*self._rows(slice(None)))
+            except MEMORY_ERRORS as error:
+                size = fewer(self.X.shape[0], error)
+        while True:
+            try:
+                return self._mean_over_parts(call, size)
+            except MEMORY_ERRORS as error:
+                size = fewer(size, error)
+
+    def _mean_over_parts(self, call, size):
+        """The mean of what a function gives for `size` rows at a time.
+
+        For a CSR matrix, since the functions take dense rows; and where memory is short.
+        """
         total, norm = {}, 0.0
-        for batch in self.batches():
+        for batch in self.batches(size):
             with evaluating(self.whole), torch.no_grad():
                 share = float(self._sums(*batch)[1])
             norm += share

@@ -6,6 +6,7 @@ import torch
 from scipy import sparse
 from torch import nn
 
+from sk_obd import curvature
 from sk_obd.training.nets import start
 from sk_obd.training.objective import Objective
 from tests.library.modules import TwoOutputs
@@ -52,6 +53,59 @@ def test_loss_gradient_and_curvature_are_those_of_the_weighted_mean(rng, csr, ba
     expected = torch.autograd.grad((gradient * v).sum(), list(parameters.values()))
     for product, e in zip(o.product({"second.weight": v}).values(), expected, strict=True):
         torch.testing.assert_close(product, e, rtol=1e-10, atol=1e-13)
+
+
+SHORT = {
+    "numpy's": MemoryError("cannot allocate"),
+    "torch's, on the CPU": RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory"
+    ),
+    "torch's, on a GPU": torch.OutOfMemoryError("CUDA out of memory"),
+}
+
+
+@pytest.mark.parametrize("error", SHORT)
+@pytest.mark.parametrize("kind", ["ggn", "hessian", "fisher", "product"])
+@pytest.mark.parametrize("csr", [False, True])
+def test_where_memory_is_short_fewer_rows_are_taken_at_a_time(rng, monkeypatch, error, kind, csr):
+    weights = torch.tensor(rng.uniform(0.1, 3, 23))
+    o, _, _ = objective(rng, weights=weights, csr=csr)
+    vectors = {name: torch.ones_like(p) for name, p in o.parameters().items()}
+
+    def found():
+        return o.product(vectors) if kind == "product" else o.curvature(kind)
+
+    whole, asked = found(), []
+    name = "hessian_vector_product" if kind == "product" else "diagonal"
+    original = getattr(curvature, name)
+
+    def short_of_memory(module, criterion, X, *args, **kwargs):
+        asked.append(len(X))
+        if len(X) > 6:
+            raise SHORT[error]
+        return original(module, criterion, X, *args, **kwargs)
+
+    monkeypatch.setattr(curvature, name, short_of_memory)
+    for got, expected in zip(found().values(), whole.values(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-14)
+    assert max(asked) == 23
+    assert asked[-1] <= 6
+
+
+def test_other_errors_and_memory_that_is_too_short_for_a_row_are_raised(rng, monkeypatch):
+    o, _, _ = objective(rng)
+    for error in (
+        RuntimeError("shapes do not fit"),
+        NotImplementedError("no"),
+        MemoryError("none"),
+    ):
+
+        def fails(*args, error=error, **kwargs):
+            raise error
+
+        monkeypatch.setattr(curvature, "diagonal", fails)
+        with pytest.raises(type(error), match=str(error)):
+            o.curvature("ggn")
 
 
 def test_increases_are_the_loss_with_each_parameter_removed(rng):
