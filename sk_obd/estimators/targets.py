@@ -18,6 +18,20 @@ from torch import nn
 BINARY_LOSSES = (nn.BCELoss, nn.BCEWithLogitsLoss)
 
 
+def refuse_labels_without_order(y):
+    """Raise ValueError for labels of several types, which cannot be sorted."""
+    if y.dtype != object:
+        return
+    try:
+        np.unique(y)
+    except TypeError as error:
+        types = sorted({type(label).__name__ for label in y.ravel()})
+        raise ValueError(
+            f"y has labels of several types ({', '.join(types)}), which have no common order; "
+            "expected labels of one type. Turn them into strings, for instance."
+        ) from error
+
+
 @dataclass(frozen=True)
 class ClassTargets:
     """Class labels; the network sees their indices into `classes`."""
@@ -30,6 +44,7 @@ class ClassTargets:
     @staticmethod
     def check(y, estimator):
         """The user's y as an array of labels of shape (n,)."""
+        refuse_labels_without_order(np.asarray(y))
         check_classification_targets(y)
         return column_or_1d(y, warn=True)
 
@@ -179,7 +194,14 @@ class ValueTargets:
         y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y", estimator=estimator)
         if y.ndim > 2 or y.ndim == 0:
             raise ValueError(f"y has {y.ndim} dimensions; expected (n,) or (n, n_outputs).")
-        return y.astype(np.float64, copy=False)
+        y = y.astype(np.float64, copy=False)
+        largest, limit = np.abs(y).max(initial=0.0), np.sqrt(np.finfo(np.float64).max / len(y))
+        if largest > limit / 10:
+            raise ValueError(
+                f"y has values up to {largest:.3g}, whose squares add up to more than a float can "
+                "hold, so that they have no spread and no R². Give y in another unit."
+            )
+        return y
 
     @classmethod
     def of_all(cls, y):
@@ -193,8 +215,11 @@ class ValueTargets:
             # A user's net is trained on y as it is: its criterion and scale are the user's.
             return cls(np.zeros(y.shape[1:]), np.ones(y.shape[1:]))
         mean = np.asarray(np.average(y[rows], axis=0, weights=weights))
-        spread = np.average((y[rows] - mean) ** 2, axis=0, weights=weights)
-        return cls(mean, np.where(spread > 0, np.sqrt(spread), 1.0))
+        # In units of the largest difference, whose square may be too small or large for a float.
+        largest = np.abs(y[rows] - mean).max(axis=0)
+        unit = np.where(largest > 0, largest, 1.0)
+        variance = np.average(((y[rows] - mean) / unit) ** 2, axis=0, weights=weights)
+        return cls(mean, np.where(variance > 0, unit * np.sqrt(variance), 1.0))
 
     def continued(self, y):
         """These targets for a fit that goes on with a new y.

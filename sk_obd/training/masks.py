@@ -43,7 +43,8 @@ def prunable_names(module, prunable=None):
     Raises
     ------
     ValueError
-        If nothing matches, or a listed name is not a trainable parameter.
+        If nothing matches, a listed name is not a trainable parameter, or a str is not a regular
+        expression.
 
     Examples
     --------
@@ -61,7 +62,13 @@ def prunable_names(module, prunable=None):
         }
         chosen = [name for name, p in found.items() if id(p) not in spared]
     elif isinstance(prunable, str):
-        chosen = [name for name in found if re.search(prunable, name)]
+        try:
+            chosen = [name for name in found if re.search(prunable, name)]
+        except re.error as error:
+            raise ValueError(
+                f"prunable={prunable!r} is not a regular expression: {error}. Give one that is "
+                "searched in the names of the parameters, such as 'weight$', or a list of names."
+            ) from error
     elif callable(prunable):
         chosen = [name for name, p in found.items() if prunable(name, p)]
     else:

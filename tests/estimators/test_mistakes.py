@@ -6,7 +6,7 @@ import torch
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sk_obd import OBDClassifier, OBDClassifierCV
+from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor
 from tests.library.nets import classifier_net
 from tests.library.settings import QUICK
 
@@ -147,3 +147,49 @@ def test_rows_of_several_dimensions_need_a_net(iris):
     X, y = iris
     with pytest.raises(ValueError, match=r"shape \(150, 2, 2\); the default network takes tables"):
         OBDClassifier(**QUICK).fit(X.reshape(-1, 2, 2), y)
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "message"),
+    [
+        ({"prunable": "("}, None, r"prunable='\(' is not a regular expression"),
+        ({}, [0, "a", 2], r"labels of several types \(int, str\)"),
+        ({}, ["a", None, "b"], r"labels of several types \(NoneType, str\)"),
+    ],
+)
+def test_what_cannot_be_read_is_named(iris, settings, labels, message):
+    X, y = iris
+    y = y if labels is None else np.array(labels, dtype=object)[y]
+    with pytest.raises(ValueError, match=message):
+        OBDClassifier(**settings, **BRIEF).fit(X, y)
+
+
+def test_a_criterion_without_a_second_derivative_is_refused_before_training(iris):
+    trained = []
+
+    class Watched(NeuralNetClassifier):
+        def train_step(self, *args, **kwargs):
+            trained.append(1)
+            return super().train_step(*args, **kwargs)
+
+    net = Watched(nn.Sequential(nn.Linear(4, 3)), criterion=nn.MultiMarginLoss)
+    with pytest.raises(ValueError, match="MultiMarginLoss has no second derivative in torch"):
+        OBDClassifier(net, **BRIEF).fit(*iris)
+    assert not trained
+
+
+@pytest.mark.parametrize("size", [1e155, 1e200, 1e300])
+def test_targets_whose_squares_overflow_are_refused(iris, size):
+    X, _ = iris
+    with pytest.raises(ValueError, match="Give y in another unit"):
+        OBDRegressor(**QUICK).fit(X[:, :3], X[:, 3] * size)
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e-12, 1e12, 1e100, 1e140])
+def test_targets_of_any_other_size_are_learnt_alike(iris, size):
+    X, _ = iris
+    one, other = (
+        OBDRegressor(**QUICK).fit(X[:, :3], X[:, 3] * unit).predict(X[:, :3]) / unit
+        for unit in (1.0, size)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)

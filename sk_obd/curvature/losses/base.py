@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -219,7 +220,8 @@ class Loss:
             at = logits.detach().requires_grad_()
             value = self.rows_at(at, target)
             marked = torch.ones_like(value, requires_grad=True)
-            (slope,) = torch.autograd.grad(value, at, marked, create_graph=True)
+            with self._differentiable():
+                (slope,) = torch.autograd.grad(value, at, marked, create_graph=True)
         if holds_once_differentiable(slope):
             raise ValueError(
                 f"{self.name} holds a function marked once_differentiable, which has no second "
@@ -227,6 +229,20 @@ class Loss:
                 "operations, or with a backward that can be differentiated."
             )
         return at, slope
+
+    @contextmanager
+    def _differentiable(self) -> Iterator[None]:
+        """Raise ValueError where torch has no derivative for an operation of the criterion."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "is not implemented" not in str(error):
+                raise
+            raise ValueError(
+                f"{self.name} has no second derivative in torch ({error}), so there is no "
+                "curvature of this loss. Write it with torch's own elementary operations, or use "
+                "another criterion."
+            ) from error
 
     def gradient(self, logits: Tensor, target: Tensor) -> Tensor:
         """Derivative of each row's loss by its logits, shaped like them."""
@@ -239,13 +255,14 @@ class Loss:
         with torch.enable_grad():
             at, slope = self.slope(logits, target)
             flat = slope.reshape(len(logits), -1)
-            blocks = [
-                torch.zeros_like(flat) if block is None else block.reshape(flat.shape)
-                for j in range(flat.shape[1])
-                for block in torch.autograd.grad(
-                    flat[:, j].sum(), at, retain_graph=True, allow_unused=True
-                )
-            ]
+            with self._differentiable():
+                blocks = [
+                    torch.zeros_like(flat) if block is None else block.reshape(flat.shape)
+                    for j in range(flat.shape[1])
+                    for block in torch.autograd.grad(
+                        flat[:, j].sum(), at, retain_graph=True, allow_unused=True
+                    )
+                ]
         H = torch.stack(blocks, 1)
         if torch.equal(H, torch.diag_embed(H.diagonal(dim1=1, dim2=2))):
             return Separable(H.diagonal(dim1=1, dim2=2).reshape(logits.shape))
