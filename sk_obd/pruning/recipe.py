@@ -31,8 +31,8 @@ from .path import PruningPath
 from .rows import INCREMENTS, MOVES
 from .saliency import LOSSES, NEEDS, lowest, saliencies
 from .schedule import parts
-from .snapshot import Iteration
-from .taylor import TaylorTerms, complete, deletion, known_terms, quadratic
+from .snapshot import Iteration, alive_of
+from .taylor import TaylorTerms, complete, deletion, inner, known_terms, quadratic
 
 #: Kinds of curvature that can be negative.
 SIGNED = ("hessian", "recursion")
@@ -205,11 +205,13 @@ class Run:
         inverse = None
         if penalty is not None and "inverse" in recipe.needs:
             inverse = objective.inverse_curvature(masks, penalty.decay)
-        squares = (float(g[masks[k]].double().square().sum()) for k, g in gradient.items())
+        alive = {name: alive_of(g, masks[name]) for name, g in gradient.items()}
+        norm = math.sqrt(inner(alive, alive))
+        del alive
         negative = math.nan
         if h is not None and recipe.curvature in SIGNED:
-            alive = torch.cat([h[name][mask] for name, mask in masks.items()])
-            negative = float((alive < 0).double().mean()) if len(alive) else math.nan
+            curvatures = torch.cat([h[name][mask] for name, mask in masks.items()])
+            negative = float((curvatures < 0).double().mean()) if len(curvatures) else math.nan
         found = saliencies(
             recipe.saliency,
             parameters,
@@ -221,7 +223,7 @@ class Run:
             increase=lambda name: objective.increases(name, masks[name]),
         )
         saliency = {k: torch.where(masks[k], s, 0) for k, s in found.items()}
-        return Assessment(row, saliency, gradient, h, math.sqrt(sum(squares)), negative)
+        return Assessment(row, saliency, gradient, h, norm, negative)
 
     def delete(self, masks: dict, n_delete: int) -> tuple[dict, dict]:
         """Delete the `n_delete` parameters of lowest saliency (about as many in groups), in place.
@@ -241,6 +243,7 @@ class Run:
         if assessment is None or assessment.row != row - 1:
             # The network comes from a cache or from an earlier fit.
             assessment = self.assess(masks, row - 1)
+        self.assessment = None  # it holds several numbers for each parameter, and is used up here
         terms, loss, steps = TaylorTerms(), self.loss, []
         damping = relaxed(path[-1]["damping"])
         for part, n in enumerate(parts(n_delete, recipe.n_recomputations)):

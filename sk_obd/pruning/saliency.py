@@ -147,18 +147,39 @@ def lowest(saliency, masks, names, n_delete):
     {'w': tensor([False,  True,  True])}
     """
     names = sorted(names)
-    values = torch.cat([saliency[k].flatten().double().cpu() for k in names]).numpy()
-    alive = torch.cat([masks[k].flatten().cpu() for k in names]).numpy()
-    candidates = np.flatnonzero(alive)
-    order = candidates[np.argsort(rounded(values[candidates]), kind="stable")]
-    chosen = np.zeros(len(values), dtype=bool)
-    chosen[order[:n_delete]] = True
     sizes = [masks[k].numel() for k in names]
+    keys = np.empty(sum(sizes))
+    for k, part in zip(names, np.split(keys, np.cumsum(sizes)[:-1]), strict=True):
+        alive = masks[k].flatten().cpu().numpy()
+        value = saliency[k].detach().flatten().cpu().numpy()
+        for at in chunks(len(part)):
+            part[at] = np.where(alive[at], rounded(value[at].astype(np.float64)), np.inf)
+    chosen = lowest_places(keys, n_delete)
     parts = torch.from_numpy(chosen).split(sizes)
     return {
         k: part.reshape(masks[k].shape).to(masks[k].device)
         for k, part in zip(names, parts, strict=True)
     }
+
+
+def lowest_places(keys, n):
+    """Where the n lowest keys stand, of equal ones the first; never those of infinity.
+
+    The whole order is not needed, which would take several times the memory of the keys.
+    """
+    n = min(n, int((keys < np.inf).sum()))
+    if n == 0:
+        return np.zeros(len(keys), dtype=bool)
+    last = np.partition(keys, n - 1)[n - 1]
+    chosen = keys < last
+    equal = np.flatnonzero(keys == last)
+    chosen[equal[: n - int(chosen.sum())]] = True
+    return chosen
+
+
+def chunks(n, size=1 << 20):
+    """Slices of n places, so many at a time that what is computed of them takes little memory."""
+    return [slice(first, first + size) for first in range(0, n, size)]
 
 
 def rounded(values):

@@ -20,6 +20,9 @@ from ..curvature.hooks import trainable
 from ..training.masks import zero_deleted
 from ..training.objective import Objective
 
+#: Numbers turned into float64 at a time.
+CHUNK = 1 << 20
+
 
 @dataclass(frozen=True)
 class TaylorTerms:
@@ -183,7 +186,7 @@ def known_terms(objective, step, gradient, curvature):
     first_order = inner(gradient, step)
     if curvature is None:
         return first_order, math.nan, math.nan
-    diagonal = inner(curvature, {name: du.square() for name, du in step.items()}) / 2
+    diagonal = sum(inner({0: curvature[n]}, {0: du.square()}) for n, du in step.items()) / 2
     if not objective.twice_differentiable:
         return first_order, diagonal, math.nan
     quadratic = inner(objective.product(step), step) / 2
@@ -201,5 +204,9 @@ def complete(known, actual_increase):
 
 
 def inner(a, b):
-    """Inner product over the names of b, summed in float64."""
-    return sum(float((a[name].double() * value.double()).sum()) for name, value in b.items())
+    """Inner product over the names of b, summed in float64, a part at a time for little memory."""
+    total = 0.0
+    for name, value in b.items():
+        pairs = zip(a[name].flatten().split(CHUNK), value.flatten().split(CHUNK), strict=True)
+        total += sum(float(x.double() @ y.double()) for x, y in pairs)
+    return total

@@ -89,6 +89,10 @@ def train_round(net, X, y, *, epochs, sample_weight=None, masks=None, first=True
         zero_deleted(net.module_, masks)
     finally:
         net.callbacks_ = [e for e in net.callbacks_ if e[0] not in ("round_watch", "zeros")]
+        for optimizer in optimizers_of(net):
+            # The next round starts anew; gradients and moments would take up memory until then.
+            optimizer.zero_grad(set_to_none=True)
+            optimizer.state.clear()
         if not first:
             set_trainable(net.module_, flags)
     return [{**epoch, "batches": []} for epoch in watch.epochs]

@@ -7,7 +7,7 @@ from torch import nn
 
 from sk_obd import OBDClassifier
 from sk_obd.curvature import diagonal
-from sk_obd.pruning.saliency import lowest, saliencies
+from sk_obd.pruning.saliency import lowest, lowest_places, saliencies
 from tests.curvature.dense import flat, gauss_newton_matrix
 from tests.library.settings import QUICK
 
@@ -34,6 +34,15 @@ def test_what_goes_is_never_above_what_stays(values, data):
     if gone.any() and stays.any():
         slack = 2.0**-19 * s[gone].max().abs()
         assert s[gone].max() <= s[stays].min() + slack
+
+
+@given(keys=st.lists(st.sampled_from([0.0, -1.0, 2.0, 2.5, np.inf, -np.inf]), max_size=30))
+def test_the_lowest_places_are_the_first_of_a_stable_order(keys):
+    keys = np.array(keys)
+    for n in range(len(keys) + 2):
+        order = [i for i in np.argsort(keys, kind="stable") if keys[i] < np.inf]
+        expected = np.isin(np.arange(len(keys)), order[:n])
+        assert (lowest_places(keys, n) == expected).all()
 
 
 def test_ties_go_by_name_and_index_whatever_the_rounding():
