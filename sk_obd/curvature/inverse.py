@@ -104,9 +104,9 @@ def of_whole(
     """Write the inverse's diagonal into ``found``: a product for every parameter alive."""
     columns = []
     for name in parameters:
-        for index in alive[name].flatten().nonzero().flatten().tolist():
+        for index in alive[name].nonzero().tolist():
             unit = {n: torch.zeros_like(q, requires_grad=False) for n, q in parameters.items()}
-            unit[name].view(-1)[index] = 1
+            unit[name][tuple(index)] = 1
             product = matrix.product(unit)
             columns.append(torch.cat([product[n][alive[n]] for n in parameters]).double())
     if not columns:
@@ -130,18 +130,15 @@ class Places:
 
     def units(self, names: list[str]) -> tuple[Tensor, Tensor]:
         """Masks and dampings (units, d) of parameters, each unit's numbers in a row."""
-        masks = [self.alive[n].reshape(len(self.alive[n]), -1) for n in names]
-        raised = [
-            torch.full_like(self.found[n].reshape(len(self.found[n]), -1), self.damping[n])
-            for n in names
-        ]
+        masks = [by_unit(self.alive[n]) for n in names]
+        raised = [torch.full_like(by_unit(self.found[n]), self.damping[n]) for n in names]
         return torch.cat(masks, 1), torch.cat(raised, 1)
 
     def write(self, names: list[str], unit: int, values: Tensor) -> None:
         """Write what was found of one unit (d,)."""
-        sizes = [self.found[n][unit].numel() for n in names]
-        for name, part in zip(names, values.split(sizes), strict=True):
-            self.found[name][unit] = part.view_as(self.found[name][unit])
+        rows = [by_unit(self.found[n])[unit] for n in names]
+        for row, part in zip(rows, values.split([len(row) for row in rows]), strict=True):
+            row.copy_(part)
 
 
 @dataclass
@@ -220,7 +217,7 @@ def collect(problem: Problem, batch: Batch, collected: Collected) -> None:
     rest = {n: p for n, p in problem.parameters.items() if n not in covered}
     per_row = PerRow(problem.module, problem.loss, rest)
     groups = grouped(problem.module, rest)
-    whole = sum(8 * len(rest[k[0]]) * width(rest, k) ** 2 for k in groups) <= BLOCKS_BYTES
+    whole = sum(8 * n_units(rest[k[0]]) * width(rest, k) ** 2 for k in groups) <= BLOCKS_BYTES
     D: dict[nn.Module, Any] = dict.fromkeys(layers, 0.0)
     for S, signs in batch.form(recorded.logits.detach()).columns():
         if layers:
@@ -245,7 +242,7 @@ def grouped(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[t
     for layer in module.modules():
         own = [names[p] for p in layer.parameters(recurse=False) if p in names]
         pair = [n for n in own if n.rpartition(".")[2] in ("weight", "bias") and n not in seen]
-        if len(pair) == 2 and len(parameters[pair[0]]) == len(parameters[pair[1]]):
+        if len(pair) == 2 and n_units(parameters[pair[0]]) == n_units(parameters[pair[1]]):
             found.append(tuple(pair))
             seen.update(pair)
     return found + [(name,) for name, p in parameters.items() if name not in seen and p.numel()]
@@ -253,7 +250,17 @@ def grouped(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[t
 
 def width(parameters: Mapping[str, nn.Parameter], names: tuple[str, ...]) -> int:
     """How many numbers a unit has in these parameters."""
-    return sum(parameters[n].numel() // len(parameters[n]) for n in names)
+    return sum(parameters[n].numel() // n_units(parameters[n]) for n in names)
+
+
+def n_units(tensor: Tensor) -> int:
+    """How many units a parameter's numbers belong to: its first size, 1 for a single number."""
+    return len(tensor) if tensor.ndim else 1
+
+
+def by_unit(tensor: Tensor) -> Tensor:
+    """A tensor's numbers, each unit's in a row."""
+    return tensor.reshape(n_units(tensor), -1)
 
 
 def add_block(
@@ -264,7 +271,8 @@ def add_block(
     whole: bool,
 ) -> None:
     """Add the products of columns (rows, k, *parameter.shape) to the blocks of their units."""
-    V = torch.cat([columns[n].reshape(*columns[n].shape[:3], -1) for n in key], 3).double()
+    own = [columns[n] if columns[n].ndim > 2 else columns[n].unsqueeze(2) for n in key]
+    V = torch.cat([c.reshape(*c.shape[:3], -1) for c in own], 3).double()
     signed = V if signs is None else V * signs[..., None, None]
     part = torch.einsum("nkua,nkub->uab", signed, V) if whole else (signed * V).sum((0, 1))
     collected.blocks[key] = collected.blocks[key] + part if key in collected.blocks else part

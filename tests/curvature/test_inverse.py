@@ -101,6 +101,46 @@ def test_a_larger_one_has_the_inverse_of_each_units_block(name, monkeypatch):
     close(found(case, alive), of_blocks_by_hand(G, alive, blocks_of(module)))
 
 
+class Scaled(nn.Module):
+    """Has a parameter that is a single number, and one whose numbers do not lie in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.shift = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, X):
+        return torch.tanh(self.conv(X)).flatten(1) * self.scale + self.shift
+
+
+@pytest.mark.parametrize("full", [0, 1 << 21])
+def test_single_numbers_and_parameters_in_another_order_have_an_inverse(full, monkeypatch):
+    monkeypatch.setattr(inverse, "FULL_BYTES", full)
+    torch.manual_seed(0)
+    module = Scaled().to(F64)
+    X, y = torch.randn(9, 2, 3, 2, dtype=F64), torch.randn(9, 6, dtype=F64)
+    parameters = dict(module.named_parameters())
+    alive = {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}
+    alive["conv.weight"][0, 1, 0, 1] = alive["shift"][...] = False
+    got = ggn_inverse_diagonal(
+        module,
+        loss_of(nn.MSELoss()),
+        parameters,
+        lambda: [(X, y, torch.ones(9, dtype=F64))],
+        alive=alive,
+        damping=dict.fromkeys(parameters, DAMPING),
+    )
+    G = gauss_newton_matrix(module, nn.MSELoss(), X, y)
+    numbers = apart(torch.arange(len(G)), parameters)
+    units = [
+        torch.cat([numbers["conv.weight"][u].flatten(), numbers["conv.bias"][u : u + 1]])
+        for u in range(3)
+    ]
+    blocks = [*units, numbers["scale"].reshape(1), numbers["shift"].reshape(1)]
+    close(got, of_blocks_by_hand(G, alive, [torch.arange(len(G))] if full else blocks))
+
+
 def test_blocks_that_are_too_large_are_their_diagonals(monkeypatch):
     monkeypatch.setattr(inverse, "FULL_BYTES", 0)
     monkeypatch.setattr(inverse, "BLOCKS_BYTES", 0)
