@@ -19,7 +19,7 @@ from ..training.isolation import Purpose, generator_for, seed_generators
 from ..training.masks import count_alive, trainable_flags, without, zero_deleted
 from ..training.nets import batch_size_of
 from ..training.objective import Objective
-from ..training.penalty import Penalty, penalty_of
+from ..training.penalty import Decay, Penalty, decays_of, penalty_of
 from ..training.rounds import train_round
 from .cache import IterationCache
 from .compensation import compensate, relaxed
@@ -180,8 +180,12 @@ class Run:
     loss: float | None = None
     #: The assessment made last after training.
     assessment: Assessment | None = None
+    #: Of the net's optimisers at the beginning of every round. What callbacks make of them while it
+    #: lasts is not known of a network that comes from a cache, from a file or from an earlier fit.
+    decays: list[Decay] = field(init=False)
 
     def __post_init__(self):
+        self.decays = decays_of(self.net)
         if len(self.path) and self.loss is None:
             # Continued, perhaps with other data: the loss belongs to the data.
             self.loss = self.objective.loss()
@@ -308,9 +312,15 @@ class Run:
 
     def penalty(self, gradient: dict) -> Penalty:
         """What the net trains with besides its criterion, where its mean loss has this gradient."""
-        rows, targets = self.objective.some_rows(2), self.objective.some_targets(2)
-        size = batch_size_of(self.net, self.objective.X)
-        return penalty_of(self.net, rows, targets, batch_size=size, gradient=gradient)
+        objective = self.objective
+        return penalty_of(
+            self.net,
+            objective.some_rows(2),
+            objective.some_targets(2),
+            decays=self.decays,
+            n_terms=batch_size_of(self.net, objective.X) * objective.normaliser(),
+            gradient=gradient,
+        )
 
     def retrain(self, masks: dict) -> list[dict]:
         """Train what is alive, the dense network too; return skorch's record of each epoch."""

@@ -156,6 +156,12 @@ class Objective:
             sums = [self._sums(*batch) for batch in self.batches()]
         return float(sum(s for s, _ in sums) / sum(n for _, n in sums))
 
+    def normaliser(self):
+        """What a row adds to E's denominator, on average: weights, outputs and positions."""
+        with evaluating(self.whole), torch.no_grad():
+            total = sum(float(self._sums(*batch)[1]) for batch in self.batches())
+        return total / self.X.shape[0]
+
     def constant_loss(self):
         """The least E of an output that is the same for every row; NaN where it is not known."""
         loss = loss_of(self.criterion, self.outputs)

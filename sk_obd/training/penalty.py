@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -110,7 +111,13 @@ class Penalty:
 
 
 def penalty_of(
-    net: NeuralNet, X: Tensor, y: Tensor, *, batch_size: int, gradient: Mapping[str, Tensor]
+    net: NeuralNet,
+    X: Tensor,
+    y: Tensor,
+    *,
+    decays: list[Decay],
+    n_terms: float,
+    gradient: Mapping[str, Tensor],
 ) -> Penalty:
     """The penalty of an initialised skorch net, per row.
 
@@ -119,8 +126,11 @@ def penalty_of(
     net : skorch.NeuralNet
     X, y : Tensor
         A few rows, as the module and the criterion take them.
-    batch_size : int
-        Rows of a training batch: a criterion that sums over them weighs so much more than P.
+    decays : list of Decay
+        Of its optimisers.
+    n_terms : float
+        What the sum over a training batch is divided by in the mean loss, weights, outputs and
+        positions counted: a criterion that sums weighs so much more than P.
     gradient : dict of str to Tensor
         Of the mean loss, at the present parameters: says how strong a decoupled decay is.
 
@@ -130,7 +140,7 @@ def penalty_of(
         If what ``get_loss`` adds to the criterion depends on the rows.
     """
     parameters = trainable(net.module_)
-    scale = 1 / batch_size if getattr(net.criterion_, "reduction", "mean") == "sum" else 1.0
+    scale = 1 / n_terms if getattr(net.criterion_, "reduction", "mean") == "sum" else 1.0
     added = added_by_get_loss(net, X, y)
 
     def own() -> Tensor:
@@ -138,34 +148,51 @@ def penalty_of(
         return scale * added()
 
     return Penalty(
-        parameters, decay_of(net, parameters, scale, gradient), None if added is None else own
+        parameters, decay_of(decays, parameters, scale, gradient), None if added is None else own
     )
 
 
+@dataclass(frozen=True)
+class Decay:
+    """The weight decay of one group of an optimiser."""
+
+    names: tuple[str, ...]
+    strength: float
+    #: Whether it goes past the gradient.
+    decoupled: bool
+
+
+def decays_of(net: NeuralNet) -> list[Decay]:
+    """The weight decays of a net's optimisers, as they are now."""
+    names = {parameter: name for name, parameter in net.module_.named_parameters()}
+    found = []
+    for optimizer in optimizers_of(net):
+        coupled = isinstance(optimizer, COUPLED) and not isinstance(optimizer, torch.optim.AdamW)
+        for group in optimizer.param_groups:
+            own = tuple(names[p] for p in group["params"] if p in names)
+            decoupled = not coupled or group.get("decoupled_weight_decay", False)
+            found.append(Decay(own, float(group.get("weight_decay", 0.0)), decoupled))
+    return found
+
+
 def decay_of(
-    net: NeuralNet,
+    decays: list[Decay],
     parameters: Mapping[str, nn.Parameter],
     scale: float,
     gradient: Mapping[str, Tensor],
 ) -> dict[str, float]:
-    """The strength of each parameter's L2 penalty by the optimisers of a net."""
-    names = {parameter: name for name, parameter in parameters.items()}
-    decay = dict.fromkeys(parameters, 0.0)
-    for optimizer in optimizers_of(net):
-        for group in optimizer.param_groups:
-            own = [names[p] for p in group["params"] if p in names]
-            strength = float(group.get("weight_decay", 0.0))
-            if not strength:
-                continue
-            coupled = isinstance(optimizer, COUPLED) and not isinstance(
-                optimizer, torch.optim.AdamW
-            )
-            if coupled and not group.get("decoupled_weight_decay", False):
-                strength *= scale
-            else:
-                strength = observed_decay(parameters, gradient, own)
-            decay |= dict.fromkeys(own, strength)
-    return decay
+    """The strength of each parameter's L2 penalty."""
+    found = dict.fromkeys(parameters, 0.0)
+    for decay in decays:
+        own = [name for name in decay.names if name in parameters]
+        if not decay.strength:
+            continue
+        if decay.decoupled:
+            strength = observed_decay(parameters, gradient, own)
+        else:
+            strength = scale * decay.strength
+        found |= dict.fromkeys(own, strength)
+    return found
 
 
 def observed_decay(

@@ -5,11 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
 from sk_obd.curvature import METHODS
+from sk_obd.pruning.path import PruningPath
+from sk_obd.pruning.recipe import Run
 from sk_obd.pruning.schedule import advance, trusted_step
+from sk_obd.training.objective import Objective
 from tests.library.marks import slow_but
 from tests.library.nets import classifier_net, regressor_net
 from tests.library.settings import TRAINED
@@ -386,3 +390,65 @@ def test_a_trust_region_follows_its_rule_to_the_same_end(iris):
 def test_settings_of_the_step_that_cannot_be_are_refused(settings, message, iris):
     with pytest.raises(ValueError, match=message):
         OBDClassifier(**settings).fit(*iris)
+
+
+# -- the penalty that a net trains with ------------------------------------------------------------
+
+
+SUMS = {"criterion__reduction": "sum"}
+#: The net, its outputs and settings, and what a batch's sum is divided by in its mean.
+TRAINED_SUMS = {
+    "of one output": (regressor_net, 1, SUMS, 5),
+    "of several outputs": (regressor_net, 3, SUMS, 15),
+    "of weighted classes": (
+        classifier_net,
+        3,
+        SUMS | {"criterion__weight": torch.tensor([0.5, 0.1, 0.2])},
+        1.4,
+    ),
+    "a mean of several outputs": (regressor_net, 3, {}, 1),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED_SUMS)
+def test_loss_and_penalty_together_have_the_slope_of_what_is_trained(name):
+    build, n_out, settings, divisor = TRAINED_SUMS[name]
+    settings = settings | {"batch_size": 5, "optimizer__weight_decay": 0.3}
+    torch.manual_seed(0)
+    net = build(module__n_in=4, module__n_out=n_out, **settings).initialize()
+    X, y = torch.randn(5, 4), torch.randn(5, n_out)
+    if build is classifier_net:
+        y = torch.tensor([0, 1, 2, 0, 1])
+    # Four batches of the same rows, so that each has the mean loss of all rows.
+    objective = Objective.of_net(net, X.repeat(4, 1), torch.cat([y] * 4))
+    run = Run(net, objective, PruningPath(net.module_, ["first.weight"]), None, None)
+    slope = objective.gradient()
+    added = run.penalty(slope).gradient()
+    parameters = dict(net.module_.named_parameters())
+    trained = net.get_loss(net.infer(X), y, X=X, training=True)
+    trained = trained + 0.15 * sum(p.square().sum() for p in parameters.values())
+    expected = torch.autograd.grad(trained, parameters.values())
+    for name, of_batch in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(slope[name] + added[name], of_batch / divisor)
+
+
+class ChangingDecay(Callback):
+    """Weight decay that rises while a round lasts."""
+
+    def on_epoch_begin(self, net, **kwargs):
+        for group in net.optimizer_.param_groups:
+            group["weight_decay"] = 0.1 * len(net.history)
+
+
+@pytest.mark.parametrize("settings", [{"compensation": "obs"}, {"saliency": "obd-decay"}])
+def test_decays_that_callbacks_change_do_not_tell_cached_iterations_apart(iris, tmp_path, settings):
+    def fit(prune_rate, memory):
+        settings_of_net = {"max_epochs": 3, "callbacks": [ChangingDecay()]}
+        net = classifier_net(
+            module__n_in=4, module__n_out=3, optimizer__weight_decay=1e-3, **settings_of_net
+        )
+        fixed = {"step": 0.4, "retrain_epochs": 2, "random_state": 0} | settings
+        return OBDClassifier(net, prune_rate=prune_rate, memory=memory, **fixed).fit(*iris)
+
+    fit(0.4, str(tmp_path))
+    assert same_network(fit(0.64, str(tmp_path)), fit(0.64, None), iris[0])

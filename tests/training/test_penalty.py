@@ -5,7 +5,7 @@ import torch
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sk_obd.training.penalty import penalty_of
+from sk_obd.training.penalty import decays_of, penalty_of
 from tests.library.modules import TwoLayers
 from tests.library.nets import PenalisedNet
 
@@ -38,7 +38,8 @@ def started(net_class=NeuralNetClassifier, **settings):
 def penalty(net, gradient=None):
     parameters = dict(net.module_.named_parameters())
     gradient = gradient or {name: torch.zeros_like(p) for name, p in parameters.items()}
-    return penalty_of(net, ROWS.double(), TARGETS, batch_size=8, gradient=gradient)
+    rows = ROWS.double()
+    return penalty_of(net, rows, TARGETS, decays=decays_of(net), n_terms=8, gradient=gradient)
 
 
 def check_against(found, net, function):
@@ -136,6 +137,7 @@ def test_modules_that_change_their_input_do_not_change_the_rows():
 
     rows = ROWS.clone()
     net = Smooth(Halves, module__n_in=4, module__n_out=2, criterion=nn.CrossEntropyLoss)
-    found = penalty_of(net.initialize(), rows, TARGETS, batch_size=8, gradient={})
+    net.initialize()
+    found = penalty_of(net, rows, TARGETS, decays=decays_of(net), n_terms=8, gradient={})
     assert found.value() > 0
     assert torch.equal(rows, ROWS)
