@@ -51,6 +51,28 @@ def hessian_diagonal(module, value):
 
 
 @differentiable()
+def hessian_product(module, value, vectors):
+    """``H v``, with every row of the Hessian of ``value(module)`` written out."""
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    at = list(parameters.values())
+
+    def flat(tensors):
+        filled = [torch.zeros_like(p) if t is None else t for p, t in zip(at, tensors, strict=True)]
+        return torch.cat([t.flatten() for t in filled])
+
+    slopes = flat(torch.autograd.grad(value(module), at, create_graph=True, allow_unused=True))
+    v = flat([vectors[name] for name in parameters])
+    product = [
+        flat(torch.autograd.grad(entry, at, retain_graph=True, allow_unused=True)) @ v
+        for entry in slopes
+    ]
+    parts = torch.stack(product).split([p.numel() for p in at])
+    return {
+        name: part.view_as(p) for (name, p), part in zip(parameters.items(), parts, strict=True)
+    }
+
+
+@differentiable()
 def ggn_diagonal(module, logits_of, loss_at):
     """``diag(J^T H J)``: J of ``logits_of(module)``, H of ``loss_at(logits)`` by them."""
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}

@@ -765,8 +765,8 @@ def u_net(s, x):
     return torch.cat([torch.sigmoid(s.up(F.max_pool2d(down, 2))), down], 1).flatten(1)
 
 
-#: Kinds of problems that BackPACK and curvlinops test themselves on.
-PEERS = {
+#: Some kinds of problems that BackPACK and curvlinops test themselves on; `peers` has the others.
+AS_PEERS_DO = {
     "branches that are added": (
         reading(
             lambda s, x: s.o(s.a(x) + torch.sigmoid(s.b(x)) + x),
@@ -850,7 +850,9 @@ PEERS = {
         lambda: (torch.randn(3, 1, 4, 4, dtype=F64), torch.randn(3, 48, dtype=F64)),
     ),
 }
-CASES += [Case(name, build, criterion, data) for name, (build, criterion, data) in PEERS.items()]
+CASES += [
+    Case(name, build, criterion, data) for name, (build, criterion, data) in AS_PEERS_DO.items()
+]
 BY_NAME = {case.name: case for case in CASES}
 #: Names of some cases that differ in kind, for tests that need not see all of them.
 SOME = [
