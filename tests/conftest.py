@@ -1,9 +1,14 @@
-"""Set before scipy is imported: scikit-learn's array API checks are skipped without it."""
+"""Settings that must be made before scipy and torch are imported, and the data of many tests."""
 
 import os
 import signal
 
+# scikit-learn's array API checks are skipped without it.
 os.environ["SCIPY_ARRAY_API"] = "1"
+# Where each core has a worker of pytest-xdist, threads only wait for each other. Also for the
+# processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

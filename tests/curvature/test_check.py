@@ -16,6 +16,7 @@ from sk_obd.curvature.layers.registry import RULES
 from sk_obd.curvature.methods import ggn_dense
 from tests.curvature.comparison import error
 from tests.library.cases import BY_NAME, CASES
+from tests.library.marks import slow_but
 
 F64 = torch.float64
 
@@ -95,8 +96,10 @@ def test_a_dense_chain_is_compared_where_there_is_much_work(method, monkeypatch)
         assert error(diagonal(module, criterion, X, y, method=method), expected) <= 1e-10
 
 
-@pytest.mark.parametrize("dtype", [F64, torch.float32])
-@pytest.mark.parametrize("method", ["ggn", "hessian", "fisher", "ggn-mc"])
+@pytest.mark.parametrize("dtype", slow_but([F64], [F64, torch.float32]))
+@pytest.mark.parametrize(
+    "method", slow_but(["ggn", "hessian"], ["ggn", "hessian", "fisher", "ggn-mc"])
+)
 def test_what_is_right_raises_no_alarm(method, dtype, monkeypatch):
     monkeypatch.setattr(net, "WORK", 0)
     for case in CASES:

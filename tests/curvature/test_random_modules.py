@@ -1,6 +1,7 @@
 """Random networks: every exact method equals plain autograd, or refuses in so many words.
 
-200 networks, with the environment variable FULL_CHECKS=1 (set by ``.ci/run full``) 2000.
+80 networks are among the quick tests, 200 among all of them; with the environment variable
+FULL_CHECKS=1 (set by ``.ci/run full``) they are 2000.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import pytest
 from sk_obd.curvature import diagonal
 from tests.curvature.plain import ggn_diagonal, hessian_diagonal
 from tests.curvature.random_modules import Problem
+from tests.library.marks import slow_but
 
 NETWORKS = 2000 if os.environ.get("FULL_CHECKS") else 200
 AT_ONCE = 20
+QUICK = range(0, 80, AT_ONCE)
 
 
 def worst(found, expected):
@@ -35,7 +38,7 @@ def expected_of(problem, method):
     )
 
 
-@pytest.mark.parametrize("start", range(0, NETWORKS, AT_ONCE))
+@pytest.mark.parametrize("start", slow_but(QUICK, range(0, NETWORKS, AT_ONCE)))
 def test_random_networks_are_right_or_refused(start):
     refused, once = [], []
     for seed in range(start, start + AT_ONCE):

@@ -75,12 +75,17 @@ def frozen_from_the_start(iris, **parameters):
     return OBDClassifier(net, retrain_epochs=4, random_state=0, **parameters).fit(*iris)
 
 
+@pytest.fixture(scope="module", params=["obd", "taylor", "magnitude"])
+def frozen(request, iris):
+    """A saliency, and an estimator that is frozen from the start."""
+    return request.param, frozen_from_the_start(iris, saliency=request.param)
+
+
 @pytest.mark.parametrize("name", FREEZERS)
-@pytest.mark.parametrize("saliency", ["obd", "taylor", "magnitude"])
-def test_what_callbacks_freeze_is_spared(name, saliency, iris):
+def test_what_callbacks_freeze_is_spared(name, frozen, iris):
+    saliency, expected = frozen[0], frozen[1].path_
     net = net_with(FREEZERS[name]())
     clf = OBDClassifier(net, saliency=saliency, retrain_epochs=4, random_state=0).fit(*iris)
-    expected = frozen_from_the_start(iris, saliency=saliency).path_
     assert clf.path_.n_prunable == expected.n_prunable == 27
     assert clf.path_.prunable == ["head.weight", "head.bias"]
     assert [row["n_params"] for row in clf.path_] == [row["n_params"] for row in expected]

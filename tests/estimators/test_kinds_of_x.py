@@ -12,7 +12,7 @@ from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor
 N = 60
 Y = np.arange(N) % 2
 VALUES = np.c_[np.arange(N) % 5, np.arange(N) % 7].astype(float)
-QUICK = {"hidden_layer_sizes": (4,), "max_epochs": 3, "random_state": 0}
+QUICK = {"hidden_layer_sizes": (4,), "max_epochs": 3, "retrain_epochs": 1, "random_state": 0}
 
 
 def frame(first):

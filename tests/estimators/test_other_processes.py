@@ -40,7 +40,7 @@ if __name__ == "__main__":
     y = (X[:, 0] > 0).astype(int)
     def make(module):
         return NeuralNetClassifier(
-            module, criterion=Loss, lr=0.1, max_epochs=5, verbose=0, train_split=None,
+            module, criterion=Loss, lr=0.1, max_epochs=2, verbose=0, train_split=None,
             optimizer__weight_decay=1e-3)
     trained = make(Net).fit(X, y)
     for net in (trained, make(Net), make(Net())):
@@ -61,6 +61,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_net_of_a_script_is_searched_in_two_processes(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))

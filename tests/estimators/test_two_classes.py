@@ -9,6 +9,7 @@ from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import nn
 
 from sk_obd import OBDClassifier
+from tests.library.marks import slow_but
 
 
 class Column(nn.Sequential):
@@ -74,7 +75,7 @@ def estimator(name):
     return OBDClassifier(net, retrain_epochs=2, random_state=0)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", slow_but(["BCELoss, (n,)", "a binary net, logits"], NETS))
 def test_probabilities_have_two_columns_that_sum_to_one(name, data, tmp_path):
     X, y = data
     clf = estimator(name).fit(X, y)

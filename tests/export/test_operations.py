@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sk_obd.export.numpy_file import source_of
+from tests.library.marks import slow_but
 
 MODES = ("reflect", "replicate", "circular")
 
@@ -198,7 +199,10 @@ def in_numpy(module, X):
     return namespace["network"](X.numpy()), namespace["network"](X[:1].numpy())
 
 
-@pytest.mark.parametrize("name", [*SPATIAL, *POINTWISE, *FUNCTIONS, *LAYERS])
+NAMES = [*SPATIAL, *POINTWISE, *FUNCTIONS, *LAYERS]
+
+
+@pytest.mark.parametrize("name", slow_but(NAMES[::4], NAMES))
 def test_an_operation_in_numpy_is_torchs(name):
     """Through the program and the source that is written, as in an exported file."""
     torch.manual_seed(0)

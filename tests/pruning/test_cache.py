@@ -243,7 +243,8 @@ KILLED = """
     from sk_obd import OBDClassifier
 
     X, y = load_digits(return_X_y=True)
-    clf = OBDClassifier(prune_rate=0.9, memory="cache", random_state=0, verbose=1, max_epochs=50)
+    clf = OBDClassifier(prune_rate=0.9, memory="cache", random_state=0, verbose=1)
+    clf.set_params(hidden_layer_sizes=(30,), max_epochs=20, retrain_epochs=5)
     clf.fit(X[:200] / 16, y[:200])
     print(clf.predict_proba(X[:9] / 16).tobytes().hex())
 """

@@ -104,9 +104,11 @@ def test_a_divergence_is_over_the_dimension_that_sums_to_one(d, reduction):
     for method in ("ggn", "hessian"):
         got = diagonal(module, criterion, X, y, method=method)
         assert error(got, dense_diagonal(module, criterion, X, y, method=method)) <= 1e-10
-    samples = [
-        diagonal(module, criterion, X, y, method="ggn-mc", random_state=i)["2.bias"]
-        for i in range(300)
-    ]
+    # The mean over 300 draws for each row.
+    sampled = diagonal(
+        *(module, criterion, X.repeat(300, 1), y.repeat(300, 1, 1, 1)),
+        method="ggn-mc",
+        random_state=0,
+    )["2.bias"]
     ggn = diagonal(module, criterion, X, y)["2.bias"]
-    assert (torch.stack(samples).mean(0) - ggn).abs().max() < 0.3 * ggn.max()
+    assert (sampled - ggn).abs().max() < 0.3 * ggn.max()
