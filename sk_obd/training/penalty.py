@@ -84,7 +84,10 @@ class Penalty:
         return found
 
     def product(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Product of P's Hessian and a vector, which has an entry for every parameter."""
+        """Product of P's Hessian and a vector, which has an entry for every parameter.
+
+        Parameters at zero where P has no second derivatives, as a norm there, do without.
+        """
         found = {name: self.decay[name] * vectors[name] for name in self.parameters}
         if self.own is not None:
             slopes = self._slopes(create_graph=True)
@@ -95,7 +98,8 @@ class Penalty:
                 )
                 for name, second in zip(self.parameters, seconds, strict=True):
                     if second is not None:
-                        found[name] = found[name] + second
+                        kink = ~second.isfinite() & (self.parameters[name].detach() == 0)
+                        found[name] = found[name] + second.masked_fill(kink, 0.0)
         return found
 
     def _slopes(self, create_graph: bool) -> dict[str, Tensor]:
@@ -222,6 +226,8 @@ def added_by_get_loss(net: NeuralNet, X: Tensor, y: Tensor) -> Callable[[], Tens
             output = net.infer(X[rows].clone())  # a module may change it in place
             trained = net.get_loss(output, y[rows], X=X[rows], training=True)
             plain = skorchs.get_loss(net, first_output(output), y[rows], X=X[rows], training=True)
+            # Where rows are not reduced by the criterion, the net's own get_loss does it.
+            plain = plain.mean()
             return trained - plain, float(plain.detach().abs())
 
     all_rows = slice(None)
@@ -233,8 +239,8 @@ def added_by_get_loss(net: NeuralNet, X: Tensor, y: Tensor) -> Callable[[], Tens
         raise ValueError(
             f"What {owner.__name__}.get_loss adds to the criterion is {float(one.detach()):.6g} "
             f"for {len(X)} rows and {float(other.detach()):.6g} for one of them: it depends on the "
-            "rows, so it is not a penalty of the parameters. Put it into the criterion, or fit "
-            'without compensation and with saliency="obd".'
+            "rows, or changes from call to call, so it is not a penalty of the parameters. Put it "
+            'into the criterion, or fit without compensation and with saliency="obd".'
         )
     if not one.requires_grad or float(one.detach().abs()) <= number.eps * size:
         return None

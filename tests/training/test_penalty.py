@@ -115,6 +115,41 @@ def test_an_l1_penalty_has_a_gradient_and_no_hessian():
     )
 
 
+class Norms(NeuralNetClassifier):
+    """Group lasso: the norm of the weights into each unit, which has a kink where they are 0."""
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        loss = super().get_loss(y_pred, y_true, X=X, training=training)
+        return loss + STRENGTH * self.module_.first.weight.norm(dim=1).sum()
+
+
+def test_a_norm_at_zero_adds_no_second_derivatives():
+    net = started(Norms)
+    weight = net.module_.first.weight
+    with torch.no_grad():
+        weight[2] = 0
+    found = penalty(net)
+    vectors = {name: torch.randn_like(p) for name, p in net.module_.named_parameters()}
+    product, u, v = found.product(vectors), weight.detach(), vectors["first.weight"]
+    length = u.norm(dim=1, keepdim=True)
+    unit = u / length
+    expected = STRENGTH * (v - unit * (unit * v).sum(1, keepdim=True)) / length
+    expected[2] = 0
+    torch.testing.assert_close(product["first.weight"], expected, rtol=1e-10, atol=1e-12)
+
+
+class Reduces(Smooth):
+    """Averages the rows itself."""
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        return super().get_loss(y_pred, y_true, X=X, training=training).mean()
+
+
+def test_rows_that_get_loss_averages_itself_are_no_part_of_the_penalty():
+    net = started(Reduces, criterion__reduction="none")
+    check_against(penalty(net), net, lambda name, p: written(p))
+
+
 def test_a_criterion_that_sums_over_a_batch_makes_the_penalty_weigh_less():
     net = started(Smooth, criterion__reduction="sum", optimizer__weight_decay=0.1)
     check_against(penalty(net), net, lambda name, p: (written(p) + 0.05 * p.square().sum()) / 8)
