@@ -208,7 +208,7 @@ def call_of(module: nn.Module, name: str, X: Tensor) -> tuple[Tensor, Tensor]:
 def solve_units(A: Tensor, C: Tensor, alive: Tensor, ridge: float) -> Tensor:
     """The moves of a layer's units, (units, d), 0 where not alive.
 
-    Each is ``(A + ridge)^-1 c`` of its own survivors.
+    Each is ``(A + ridge)^-1 c`` of its own survivors, 0 where they read nothing but zeros.
     """
     moves = torch.zeros_like(C)
     counts = alive.sum(1)
@@ -228,8 +228,9 @@ def solve_units(A: Tensor, C: Tensor, alive: Tensor, ridge: float) -> Tensor:
         # 1 on the diagonal of what is not alive, so that every block can be factored.
         blocks.diagonal(dim1=1, dim2=2).add_(torch.where(there, ridge, 1.0))
         right = C[some].gather(1, places) * there
-        factors, _ = torch.linalg.cholesky_ex(blocks)
+        factors, failed = torch.linalg.cholesky_ex(blocks)
         found = torch.cholesky_solve(right.unsqueeze(2), factors).squeeze(2)
+        found = found.masked_fill((failed > 0).unsqueeze(1), 0.0)
         moves[some] = torch.zeros_like(C[some]).scatter_(1, places, found * there)
     return moves
 

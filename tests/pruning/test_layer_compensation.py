@@ -17,11 +17,11 @@ from sk_obd.pruning.layer_compensation import (
     left_as_they_are,
     refit,
 )
-from sk_obd.pruning.moves import Survivors, take
+from sk_obd.pruning.moves import Survivors, take, taken
 from sk_obd.training.masks import zero_deleted
 from sk_obd.training.objective import Objective
 from tests.library.cases import BY_NAME
-from tests.library.modules import SmallConv
+from tests.library.modules import SmallConv, tanh_mlp
 from tests.library.nets import classifier_net
 from tests.library.settings import QUICK
 from tests.pruning.test_compensation import random_problem, some_gone
@@ -130,6 +130,37 @@ def test_a_layer_reads_the_outputs_of_the_refitted_layers_below():
     bare = survivors.step(None)
     expected = bare["2.weight"] + move[:, :-1].reshape(3, 6)
     torch.testing.assert_close(found.step["2.weight"], expected, rtol=1e-7, atol=1e-9)
+
+
+class DeadBranch(nn.Module):
+    """A network beside a branch whose last layer reads nothing but zeros, and has no bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = tanh_mlp(4, 6, 2)
+        self.dead = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2, bias=False))
+        with torch.no_grad():
+            self.dead[0].bias.fill_(-100)
+
+    def forward(self, X):
+        return self.live(X) + self.dead(X)
+
+
+def test_a_layer_that_reads_only_zeros_stays_and_the_others_are_refitted():
+    torch.manual_seed(0)
+    module = DeadBranch().to(F64)
+    X = torch.randn(50, 4, dtype=F64)
+    objective = Objective(module, nn.MSELoss(), X, module(X).detach())
+    masks, gone = some_gone(module, 0.3)
+    gone = {name: chosen for name, chosen in gone.items() if name.startswith("live")}
+    survivors = Survivors(objective.parameters(), masks, gone)
+    found = compensate_layers(objective, survivors)
+    bare = survivors.step(None)
+    assert torch.equal(found.step["dead.2.weight"], bare["dead.2.weight"])
+    with taken(objective.parameters(), bare):
+        loss = objective.loss()
+    with taken(objective.parameters(), found.step):
+        assert objective.loss() < loss
 
 
 def test_many_units_are_solved_in_parts(monkeypatch):
