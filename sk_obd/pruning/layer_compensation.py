@@ -77,13 +77,13 @@ def compensate_layers(objective: Objective, survivors: Survivors) -> Step:
 def refitted_layers(objective: Objective) -> list[str]:
     """Names of the layers that are refitted, in the order in which they are called.
 
-    They are Linear and convolutional ones with a weight of their own, called once.
+    They are Linear and convolutional ones with a weight of their own, called once, with rows.
     """
     module = objective.whole
     names = {layer: name for name, layer in module.named_modules()}
     wanted = set(objective.parameters().values())
     owners = Counter(p for m in module.modules() for p in m._parameters.values() if p is not None)
-    called: list[nn.Module] = []
+    called: list[tuple[nn.Module, torch.Size]] = []
     candidates = [
         m
         for m in module.modules()
@@ -93,12 +93,34 @@ def refitted_layers(objective: Objective) -> list[str]:
     ]
 
     def note(layer: nn.Module, args: Any, kwargs: Any, z: Any) -> None:
-        called.append(layer)
+        called.append((layer, first_input(args, kwargs).shape))
 
+    row = objective.some_rows(1)
     with hooked(candidates, note), evaluating(module), torch.no_grad():
-        module(objective.some_rows(2).clone())
-    times = Counter(called)
-    return [names[layer] for layer in called if times[layer] == 1]
+        module(row.clone())
+        of_one = dict(called)
+        called.clear()
+        module(torch.cat([row, row]))
+    times = Counter(layer for layer, _ in called)
+    anywhere = objective.sample_weight is None
+    return [
+        names[layer]
+        for layer, shape in called
+        if times[layer] == 1
+        and layer in of_one
+        and grows_with_rows(shape, of_one[layer], anywhere and isinstance(layer, nn.Linear))
+    ]
+
+
+def grows_with_rows(two: torch.Size, one: torch.Size, anywhere: bool) -> bool:
+    """Whether what a layer reads, of these shapes for two rows and one, has rows at its beginning.
+
+    `anywhere`: rows may also be in another dimension, as where time comes first. Which row is
+    where then is not known, so that weights cannot be told.
+    """
+    if anywhere:
+        return two[:-1].numel() == 2 * one[:-1].numel()
+    return two == torch.Size((2 * one[0], *one[1:]))
 
 
 def left_as_they_are(objective: Objective, prunable: list[str]) -> list[str]:
@@ -115,7 +137,7 @@ def left_as_they_are(objective: Objective, prunable: list[str]) -> list[str]:
     if len(left) == len(prunable):
         raise ValueError(
             'compensation="layer" refits Linear and convolutional layers that have weights of '
-            f"their own and are called once; {type(objective.whole).__name__} has none with "
+            f"their own and are called once, with rows; {type(objective.whole).__name__} has none with "
             'prunable parameters. Use compensation="obs", which takes any module.'
         )
     return left

@@ -219,6 +219,51 @@ def test_layers_that_are_called_twice_or_share_a_weight_are_left():
         assert 0 < len(left) < len(list(objective.parameters()))
 
 
+class OfNoRow(nn.Module):
+    """One Linear reads a parameter in the place of rows."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.query = nn.Parameter(torch.ones(shape))
+        self.scale = nn.Linear(3, 3)
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, X):
+        return self.last(torch.tanh(X * self.scale(self.query)))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3)])
+def test_layers_that_read_no_rows_are_left(shape):
+    torch.manual_seed(0)
+    module = OfNoRow(*shape).to(F64)
+    X = torch.randn(20, 3, dtype=F64)
+    objective = Objective(module, nn.MSELoss(), X, module(X).detach())
+    left = left_as_they_are(objective, list(objective.parameters()))
+    assert left == ["query", "scale.weight", "scale.bias"]
+    masks, gone = some_gone(module, 0.3)
+    compensate_layers(objective, Survivors(objective.parameters(), masks, gone))
+
+
+class TimeFirst(nn.Module):
+    """The first layer reads (positions, rows, features)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 4), nn.Linear(4, 2)
+
+    def forward(self, X):
+        return self.last(torch.tanh(self.first(X.transpose(0, 1))).mean(0))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_layers_whose_rows_are_not_first_are_left_where_rows_have_weights(weighted):
+    module, X = TimeFirst().to(F64), torch.randn(6, 3, 2, dtype=F64)
+    weights = torch.rand(6, dtype=F64) if weighted else None
+    objective = Objective(module, nn.MSELoss(), X, module(X).detach(), weights)
+    left = left_as_they_are(objective, list(objective.parameters()))
+    assert left == (["first.weight", "first.bias"] if weighted else [])
+
+
 def test_a_module_without_such_layers_is_refused_before_training():
     class Product(nn.Module):
         def __init__(self):
