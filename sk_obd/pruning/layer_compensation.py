@@ -137,8 +137,8 @@ def left_as_they_are(objective: Objective, prunable: list[str]) -> list[str]:
     if len(left) == len(prunable):
         raise ValueError(
             'compensation="layer" refits Linear and convolutional layers that have weights of '
-            f"their own and are called once, with rows; {type(objective.whole).__name__} has none with "
-            'prunable parameters. Use compensation="obs", which takes any module.'
+            f"their own and are called once, with rows; {type(objective.whole).__name__} has none "
+            'with prunable parameters. Use compensation="obs", which takes any module.'
         )
     return left
 
