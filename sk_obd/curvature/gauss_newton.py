@@ -188,7 +188,9 @@ class GaussNewton:
         total = {n: torch.zeros_like(p, requires_grad=False) for n, p in self.parameters.items()}
         denominator = 0.0
         for rows in self._linearised():
-            for name, value in rows.product(vectors).items():
+            with self._named():
+                found = rows.product(vectors)
+            for name, value in found.items():
                 total[name] += value
             denominator += rows.denominator
         if not denominator > 0:

@@ -44,9 +44,26 @@ def check_compensation(run):
     """
     objective, recipe = run.objective, run.recipe
     if recipe.compensation is not None or "inverse" in recipe.needs:
-        objective.try_gauss_newton()
+        error = objective.try_gauss_newton()
+        if error is not None and needs_gauss_newton(recipe):
+            raise error
+        if error is not None:
+            warnings.warn(
+                f"What a refit costs cannot be predicted ({error}); predicted_increase of the path "
+                "is NaN.",
+                stacklevel=USERS_FRAME,
+            )
     if recipe.compensation == "layer":
         run.path.uncompensated = left_as_they_are(objective, run.path.prunable)
     if recipe.needs_penalty:
         # Any gradient: only whether there is a penalty of the parameters matters here.
         run.penalty({name: p.detach() for name, p in objective.parameters().items()})
+
+
+def needs_gauss_newton(recipe):
+    """Whether a recipe cannot be followed without products with the Gauss-Newton matrix.
+
+    A refit of layers does without: they only predict what it costs.
+    """
+    predicts = recipe.trust_region is not None
+    return recipe.compensation == "obs" or "inverse" in recipe.needs or predicts

@@ -294,10 +294,12 @@ class Run:
             return Step(deletion(objective, gone), predicted, curvature)
         survivors = Survivors(objective.parameters(), masks, gone)
         if recipe.compensation == "layer":
-            found = compensate_layers(objective, survivors)
+            found = replace(compensate_layers(objective, survivors), curvature=curvature)
+            if not objective.has_gauss_newton:
+                return replace(found, n_products=0)
             matrix = objective.gauss_newton()
             predicted = quadratic(gradient, matrix.product(found.step), found.step)
-            return replace(found, predicted=predicted, curvature=curvature, n_products=1)
+            return replace(found, predicted=predicted, n_products=1)
         ggn = curvature if recipe.curvature == "ggn" and curvature is not None else None
         ggn = objective.curvature("ggn") if ggn is None else ggn
         found = compensate(

@@ -66,6 +66,8 @@ class Objective:
         As given, for training, and in the shape of the module's output, for the loss measured here.
     twice_differentiable : bool
         Whether :meth:`product` can be used, as far as :meth:`try_product` found out.
+    has_gauss_newton : bool
+        Whether :meth:`gauss_newton` can be used, as far as :meth:`try_gauss_newton` found out.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Objective:
         # A skorch net may flatten its module's (n, 1); derivatives are taken of the module.
         self.shape = trial.module_shape[1:]
         self.y = y.reshape(-1, *self.shape) if y.is_floating_point() else y
-        self.twice_differentiable = True
+        self.twice_differentiable = self.has_gauss_newton = True
 
     @classmethod
     def of_net(cls, net, X, y, sample_weight=None, **options):
@@ -235,15 +237,22 @@ class Objective:
         return partial(iter, [self._rows(slice(0, n_rows))])
 
     def try_gauss_newton(self):
-        """Multiply by the Gauss-Newton matrix of two rows, to refuse now what has no such matrix.
+        """Find out on two rows whether the loss has a Gauss-Newton matrix.
 
-        Raises
-        ------
-        ValueError, RuntimeError
-            As :func:`sk_obd.curvature.ggn_vector_product`.
+        `has_gauss_newton` says so from then on.
+
+        Returns
+        -------
+        Exception or None
+            Why it has none: as :func:`sk_obd.curvature.ggn_vector_product`.
         """
         vectors = {name: torch.ones_like(p) for name, p in self.parameters().items()}
-        self.gauss_newton(n_rows=2).product(vectors)
+        try:
+            self.gauss_newton(n_rows=2).product(vectors)
+        except (ValueError, RuntimeError) as error:
+            self.has_gauss_newton = False
+            return error
+        return None
 
     def try_product(self):
         """Find out on two rows whether the loss can be differentiated twice.

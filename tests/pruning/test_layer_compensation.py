@@ -21,7 +21,7 @@ from sk_obd.pruning.moves import Survivors, take, taken
 from sk_obd.training.masks import zero_deleted
 from sk_obd.training.objective import Objective
 from tests.library.cases import BY_NAME
-from tests.library.modules import SmallConv, tanh_mlp
+from tests.library.modules import SmallConv, TwoLayers, tanh_mlp
 from tests.library.nets import classifier_net
 from tests.library.settings import QUICK
 from tests.pruning.test_compensation import random_problem, some_gone
@@ -303,3 +303,52 @@ def test_convolutional_networks_are_refitted(digits):
         for how in (None, "layer")
     ]
     assert losses[1] < losses[0]
+
+
+class WithinBatch(TwoLayers):
+    """Rows depend on each other, so that there is no loss of a single row."""
+
+    def forward(self, X):
+        return super().forward(X - X.mean(0))
+
+
+class Bags(nn.Module):
+    """EmbeddingBag can be differentiated only once."""
+
+    def __init__(self):
+        super().__init__()
+        self.bag, self.last = nn.EmbeddingBag(9, 4), nn.Linear(4, 3)
+
+    def forward(self, X):
+        return self.last(self.bag(X))
+
+
+MIXED = {"step": 0.4, "retrain_epochs": 0, "random_state": 0, "saliency": "magnitude"}
+
+
+@pytest.mark.parametrize("module", [WithinBatch, Bags])
+def test_what_has_no_gauss_newton_matrix_is_refitted_without_a_prediction(iris, module):
+    X, y = iris
+    X = np.abs(X).astype(np.int64) if module is Bags else X
+    net = classifier_net(module, max_epochs=3)
+    with pytest.warns(UserWarning, match="What a refit costs cannot be predicted"):
+        fitted = OBDClassifier(net, compensation="layer", **MIXED).fit(X, y)
+    row = fitted.path_[-1]
+    assert np.isnan(row["predicted_increase"])
+    assert np.isfinite(row["actual_increase"])
+    assert row["n_products"] == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"compensation": "obs"},
+        {"compensation": "layer", "saliency": "obs"},
+        {"compensation": "layer", "saliency": "taylor", "trust_region": 0.1},
+    ],
+)
+def test_what_needs_the_matrix_is_refused_with_the_way_out(iris, settings):
+    net = classifier_net(Bags, max_epochs=10**6)
+    X = np.abs(iris[0]).astype(np.int64)
+    with pytest.raises(RuntimeError, match=r"Bags computes .* only once: .* with other operations"):
+        OBDClassifier(net, **(MIXED | settings)).fit(X, iris[1])
