@@ -164,9 +164,10 @@ def named(cell):
 
 def of_table(name, done, seeds):
     """The parts of the report for one table."""
-    cells = [c for c in TABLES[name][0] if all((name, s, *c) in done for s in seeds)]
+    cells = [c for c in TABLES[name][0] if (name, seeds[0], *c) in done]
     if not cells:
         return []
+    seeds = [s for s in seeds if all((name, s, *c) in done for c in cells)]
     dense = [done[name, s, *cells[0]]["dense"] for s in seeds]
     rates = [r for r in RATES if str(r) in done[name, seeds[0], *cells[0]]]
     rows = []
