@@ -9,6 +9,9 @@ with their present values :math:`w_0` (Dong, Chen and Pan 2017, Learning to prun
 networks via layer-wise Optimal Brain Surgeon; Frantar and Alistarh 2022, Optimal Brain
 Compression). All units of a layer share one Gram matrix. The loss is not looked at, so this is
 cheaper than the quadratic model of it, and never far from the network before the deletion.
+
+The dense network in the place of the one before the deletion was tried (digits, 64-64-32-10, steps of
+10 %, three seeds): no better without retraining, and .764 beside .827 at 99 % with 5 epochs of it.
 """
 
 from __future__ import annotations
