@@ -10,8 +10,8 @@ networks via layer-wise Optimal Brain Surgeon; Frantar and Alistarh 2022, Optima
 Compression). All units of a layer share one Gram matrix. The loss is not looked at, so this is
 cheaper than the quadratic model of it, and never far from the network before the deletion.
 
-The dense network in the place of the one before the deletion was tried (digits, 64-64-32-10, steps of
-10 %, three seeds): no better without retraining, and .764 beside .827 at 99 % with 5 epochs of it.
+The dense network in the place of the one before the deletion was tried (digits, 64-64-32-10, steps
+of 10 %, three seeds): no better without retraining, and .764 beside .827 at 99 % with 5 epochs.
 """
 
 from __future__ import annotations
