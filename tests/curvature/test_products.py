@@ -162,13 +162,13 @@ def test_distances_have_the_ggn_product_of_the_whole_matrix_or_are_refused_by_na
     module, criterion = Distances(), torch.nn.MSELoss()
     vectors = random_vectors(module)
     G = gauss_newton_matrix(module, criterion, X, y)
+    said = ""
     try:
         product = ggn_vector_product(module, criterion, X, y, vectors)
-    except RuntimeError as refusal:
-        assert "_cdist_backward" in str(refusal)
-        assert "write that step with other operations" in str(refusal)
-    else:
         assert error(product, apart(G @ flat(vectors), vectors)) <= 1e-10
+    except RuntimeError as refusal:
+        said = str(refusal)
+    assert not said or "write that step with other operations" in said
 
 
 def test_what_can_be_differentiated_once_has_no_ggn_product():
