@@ -9,7 +9,7 @@ from sklearn.utils import check_consistent_length
 
 from ..training.carrying import carried
 from ..training.isolation import isolated_generators
-from ..training.mlp import default_net
+from ..training.mlp import MLP, default_net
 from ..training.nets import check_net, duplicate, start
 from ..training.standardise import mean_and_scale
 from .parameters import check_parameters, names_where, refuse_settings_beside_net
@@ -112,7 +112,7 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
             n_outputs=targets.n_outputs,
             sum_of_weights=X.shape[0] if weights is None else float(weights.sum()),
             n_rows=X.shape[0],
-            dtype=torch.float32 if X.dtype == np.float32 else torch.float64,
+            dtype=default_dtype(X.dtype),
             **{name: getattr(self, name) for name in names_where(default_net=True)},
         )
 
@@ -120,4 +120,20 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
         """A started net for the recorded shape and type of rows, without data (for load_params)."""
         X = np.broadcast_to(np.zeros((), dtype=rows.dtype), (2, *rows.shape))
         with isolated_generators():
-            return start(self._own_net(X, targets, None), X, targets.examples())
+            # What the file says of its rows may be wrong: none are made to be passed through.
+            return start(self._own_net(X, targets, None), X, targets.examples(), fuse=False)
+
+    def _blank_module(self, rows, targets):
+        """The default network's module with shapes and types, and without numbers."""
+        with torch.device("meta"):
+            return MLP(
+                rows.shape[0],
+                targets.n_outputs,
+                tuple(self.hidden_layer_sizes),
+                dtype=default_dtype(rows.dtype),
+            )
+
+
+def default_dtype(dtype):
+    """The type in which the default network computes for X of a type."""
+    return torch.float32 if dtype == np.float32 else torch.float64

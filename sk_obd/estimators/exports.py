@@ -19,10 +19,10 @@ class ExportsMixin(StateMixin):
     def save_params(self, path: str | PathLike) -> None:
         """Save the fitted network to a file, without pickle.
 
-        A safetensors file: the values of what is alive, the masks as compressed bits, the
-        buffers, the classes (or the scale of y), the path's table, and a JSON header. The
-        module's code, ``saliencies_``, ``ranking_``, the networks of other rows and the training
-        rows that `fit` remembers are not in it.
+        A safetensors file: the values of what is alive, the masks as bits, the buffers, the
+        classes (or the scale of y), the path's table, a JSON header, and a checksum of all this.
+        The module's code, ``saliencies_``, ``ranking_``, the networks of other rows and the
+        training rows that `fit` remembers are not in it.
 
         Parameters
         ----------
@@ -43,6 +43,10 @@ class ExportsMixin(StateMixin):
     def load_params(self, path: str | PathLike) -> Self:
         """Become fitted by a file of :meth:`save_params`; loading runs no code from it.
 
+        What was changed in the file since it was saved is told by its checksum, and the file is
+        not loaded. Whatever its header says, no network is made of more than eight parameters for
+        each byte of the file.
+
         Parameters
         ----------
         path : str or path
@@ -57,9 +61,11 @@ class ExportsMixin(StateMixin):
         ------
         ImportError
             Without safetensors.
+        OSError
+            If the file is not there, or cannot be read.
         ValueError
-            If the file is damaged or foreign, or was saved with another net, naming what
-            differs; the estimator is left as it was.
+            If the file is damaged, changed or foreign, or was saved with another net. The message
+            names the file, and says what differs and what to do; the estimator is left as it was.
 
         Examples
         --------
@@ -79,7 +85,7 @@ class ExportsMixin(StateMixin):
             type(self)._targets_class,
             self._starting_net,
             owner=type(self).__name__,
-            default_net=self.net is None,
+            blank_module=self._blank_module if self.net is None else None,
         )
         draft = self._draft()
         vars(draft).update(found.features)

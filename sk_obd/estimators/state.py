@@ -53,11 +53,13 @@ def is_learnt(name):
 class StateMixin:
     """The attributes of a fitted estimator, and the one place where it becomes fitted.
 
-    ``_starting_net(rows, targets)`` of the estimator is its net started, for a file to be loaded.
+    For a file to be loaded, ``_starting_net(rows, targets)`` of the estimator is its net started,
+    and ``_blank_module(rows, targets)`` the default network's module without numbers.
     """
 
     net: NeuralNet | None
     _starting_net: Callable
+    _blank_module: Callable
 
     net_: NeuralNet
     path_: PruningPath

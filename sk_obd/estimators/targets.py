@@ -5,6 +5,8 @@ Both kinds answer to the same names. In the order in which a fit asks: ``check``
 criterion; and ``decode`` what the net predicts.
 """
 
+import re
+import reprlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,14 +150,21 @@ class ClassTargets:
         ValueError
             If the labels are neither numbers nor text.
         """
-        values = self.classes.tolist()
-        kind = self.classes.dtype.kind
-        if kind not in "biufU" and not all(type(value) is str for value in values):
+        values, dtype = self.classes.tolist(), self.classes.dtype
+        if not are_labels(values, dtype):
             raise ValueError(
-                f"classes_ are of type {self.classes.dtype}; save_params keeps numbers, bools and "
-                "text. Encode y (sklearn.preprocessing.LabelEncoder) before fit."
+                f"classes_ are of type {dtype}; save_params keeps numbers, bools and text. Encode "
+                "y (sklearn.preprocessing.LabelEncoder) before fit."
             )
-        return {"classes": {"dtype": self.classes.dtype.str, "values": values}}, {}
+        if dtype.kind == "U" and is_too_wide(values, dtype):
+            # As wide as the longest label; y may have been made for longer ones.
+            dtype = np.array(values).dtype
+        if dtype.kind == "U" and is_too_wide(values, dtype):
+            raise ValueError(
+                f"classes_ of type {dtype} take {dtype.itemsize * len(values)} bytes for far less "
+                "text. Shorten the longest label, or give y with dtype=object."
+            )
+        return {"classes": {"dtype": dtype.str, "values": values}}, {}
 
     @classmethod
     def from_file(cls, header, arrays):
@@ -163,19 +172,39 @@ class ClassTargets:
 
         Raises
         ------
-        ValueError, KeyError, TypeError
+        ValueError, KeyError, TypeError, OverflowError
             If it is damaged.
         """
-        found = header["classes"]
-        dtype = np.dtype(found["dtype"])
-        if dtype.kind not in "biufUO":
-            raise ValueError(f"The file's classes are of type {dtype}; expected numbers or text.")
-        values = np.array(found["values"], dtype=dtype)
-        if values.ndim != 1 or len(np.unique(values)) != len(values) or len(values) < 2:
-            raise ValueError("The file's classes are not two or more different labels.")
-        if dtype.kind == "O" and not all(type(value) is str for value in values):
-            raise ValueError("The file's classes are not text.")
-        return cls(values)
+        name, values = header["classes"]["dtype"], header["classes"]["values"]
+        if type(name) is not str or type(values) is not list:
+            raise ValueError("its classes are not a list of a type")
+        if not re.fullmatch(r"[<>|][biufUO][0-9]*", name):
+            # NumPy knows many more ways to write a type, and warns of some.
+            raise ValueError(f"its classes are of type {reprlib.repr(name)}, not numbers or text")
+        dtype = np.dtype(name)
+        if not are_labels(values, dtype):
+            raise ValueError(f"its classes are of type {dtype} and not numbers or text of it")
+        if dtype.kind == "U" and is_too_wide(values, dtype):
+            raise ValueError(f"its classes are of type {dtype}, far wider than their text")
+        classes = np.array(values, dtype=dtype)
+        if len(np.unique(classes)) != len(classes) or len(classes) < 2:
+            raise ValueError("its classes are not two or more different labels")
+        return cls(classes)
+
+
+#: What an array of labels has in a list, by its dtype's kind; of one sort in a file.
+LABELS = {"b": bool, "i": int, "u": int, "f": float, "U": str, "O": str}
+
+
+def are_labels(values, dtype):
+    """Whether these are labels of a dtype as JSON can have them."""
+    kind = LABELS.get(dtype.kind)
+    return all(type(value) is kind for value in values)
+
+
+def is_too_wide(values, dtype):
+    """Whether an array of text takes much more memory than its text, as it does in a file."""
+    return dtype.itemsize * len(values) > 2**20 + 64 * sum(map(len, values))
 
 
 @dataclass(frozen=True)
@@ -293,7 +322,7 @@ class ValueTargets:
         """
         mean, scale = arrays["mean"], arrays["scale"]
         if mean.shape != scale.shape or mean.ndim > 1 or mean.dtype != np.float64:
-            raise ValueError("The file's mean and scale of y do not fit each other: it is damaged.")
+            raise ValueError("its mean and scale of y do not fit each other")
         if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
-            raise ValueError("The file's mean or scale of y cannot be one: it is damaged.")
+            raise ValueError("its mean or scale of y cannot be one")
         return cls(mean, scale)

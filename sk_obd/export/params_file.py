@@ -1,6 +1,6 @@
 """A fitted estimator as a safetensors file: numbers and a JSON header, no code.
 
-In the file: for every parameter the values alive as one vector and the mask as compressed bits, the
+In the file: for every parameter the values alive as one vector and the mask as bits, the
 buffers, what was learnt of the targets, and the path's table. Not in it: the module's code (the
 estimator that loads has it), saliencies, rankings, and the networks of other rows.
 """
@@ -8,7 +8,7 @@ estimator that loads has it), saliencies, rankings, and the networks of other ro
 import json
 import math
 import os
-import zlib
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +19,19 @@ from skorch import NeuralNet
 
 from ..display.optional import require
 from ..pruning.path import PruningPath
-from ..pruning.rows import COLUMNS, MOVES
+from ..pruning.rows import COLUMNS
 from ..pruning.snapshot import Snapshot
-from ..training.masks import prunable_names, set_trainable
+from ..training.masks import count_alive, prunable_names, set_trainable
 from ..training.probes import RowsSeen
 from .files import write_whole
+from .params_checks import Refused, check_header, check_parameters, damaged
+from .params_checksum import checksum, pack, unpack
 
-#: Raised when the layout changes; a newer file is refused.
-FORMAT = 1
+#: Raised when the layout changes; a newer file is refused. Files of format 1 have no checksum, and
+#: their masks are compressed.
+FORMAT = 2
 KEY = "sk_obd"
+CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,16 @@ def save(path, fitted, pruning, features):
         "readers": rows.readers,
         "single_thread": rows.single_thread,
     }
-    write_whole(path, safetensors.torch.save(tensors, {KEY: json.dumps(header)}))
+    text = json.dumps(header)
+    metadata = {KEY: text, CHECKSUM: checksum(text, tensors)}
+    write_whole(path, safetensors.torch.save(tensors, metadata))
 
 
-def load(path, targets_class: Any, start_net: Callable, *, owner, default_net) -> Contents:
+def load(path, targets_class: Any, start_net: Callable, *, owner, blank_module=None) -> Contents:
     """Read a file that :func:`save` wrote.
+
+    Until all that the file says of its network was compared with what it holds, nothing is made
+    that is larger than a small multiple of the file.
 
     Parameters
     ----------
@@ -118,137 +127,147 @@ def load(path, targets_class: Any, start_net: Callable, *, owner, default_net) -
         ``start_net(rows, targets)`` is the estimator's net, started.
     owner : str
         Name of the estimator's class, for messages.
-    default_net : bool
-        Whether that is the default network.
+    blank_module : callable, default=None
+        ``blank_module(rows, targets)`` is the module of the default network without numbers; None
+        for a net of the user.
 
     Raises
     ------
     ImportError
         Without safetensors.
+    OSError
+        If the file cannot be read.
     ValueError
-        If the file is damaged, from elsewhere, or of another network; the message says what
-        differs.
+        If the file is damaged, from elsewhere, or of another network; the message names the file,
+        and says what differs and what to do.
     """
-    header, tensors = read(path)
-    try:
-        check_header(header, targets_class.kind, owner, path)
-        features = {"n_features_in_": header["n_features_in"]}
-        if header["feature_names_in"] is not None:
-            features["feature_names_in_"] = np.array(header["feature_names_in"], dtype=object)
-        rows = RowsSeen(
-            tuple(header["row_shape"]),
-            header["row_dtype"],
-            header["readers"],
-            header["single_thread"],
-        )
-        arrays = {
-            name.removeprefix("target/"): tensor.numpy()
-            for name, tensor in tensors.items()
-            if name.startswith("target/")
-        }
-        targets = targets_class.from_file(header, arrays)
-        if default_net:
-            check_width(header, tensors, path)
-        net = start_net(rows, targets)
-        check_same_parameters(header["parameters"], net.module_, path)
-        masks = {
-            name: unpack(tensors[f"mask/{name}"], p.shape)
-            for name, p in net.module_.named_parameters()
-        }
-        network = snapshot_of(tensors, net.module_, masks)
-        pruning = path_of(header, net.module_, masks, network)
-    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
-    return Contents(net, rows, targets, pruning, features)
-
-
-def damaged(path, what):
-    return ValueError(f"{os.fspath(path)!r} is not a file of save_params, or is damaged: {what}.")
-
-
-def read(path):
-    """The header and the tensors of a file."""
     require("safetensors", task="load_params", extra="export")
     import safetensors
 
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise damaged(path, error) from error
-    if text is None:
-        raise damaged(path, f"its metadata has no {KEY!r} entry")
+        return contents(path, targets_class, start_net, owner=owner, blank_module=blank_module)
+    except Refused as error:
+        refusal = error
+    except ValueError as error:
+        refusal = damaged(error)
+    except (
+        safetensors.SafetensorError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
+        refusal = damaged(f"{type(error).__name__}: {error}")
+    raise ValueError(f"{os.fspath(path)!r} {refusal}") from refusal
+
+
+def contents(path, targets_class, start_net, *, owner, blank_module):
+    """What :func:`load` returns; an error has not the name of the file yet."""
+    header, tensors, size = read(path)
+    check_header(header, targets_class.kind, owner, size)
+    check_parameters(header, tensors, size)
+    features = {"n_features_in_": header["n_features_in"]}
+    if header["feature_names_in"] is not None:
+        features["feature_names_in_"] = np.array(header["feature_names_in"], dtype=object)
+    rows = RowsSeen(
+        tuple(header["row_shape"]),
+        header["row_dtype"],
+        header["readers"],
+        header["single_thread"],
+    )
+    arrays = {
+        name.removeprefix("target/"): tensor.numpy()
+        for name, tensor in tensors.items()
+        if name.startswith("target/")
+    }
+    targets = targets_class.from_file(header, arrays)
+    if blank_module is not None:
+        check_default(header)
+        check_same_parameters(header["parameters"], blank_module(rows, targets))
+    net = started(start_net, rows, targets)
+    check_same_parameters(header["parameters"], net.module_)
+    masks = {
+        name: unpack(tensors[f"mask/{name}"], p.shape, compressed=header["format"] == 1)
+        for name, p in net.module_.named_parameters()
+    }
+    network = snapshot_of(tensors, net.module_, masks)
+    pruning = path_of(header, net.module_, masks, network)
+    return Contents(net, rows, targets, pruning, features)
+
+
+def read(path):
+    """The header and the tensors of a file, whose checksum was right, and its size in bytes."""
+    import safetensors
+
+    # Says what is wrong with a path that is none of a file.
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if KEY not in metadata:
+        raise damaged(f"its metadata has no {KEY!r} entry")
+    found = metadata.get(CHECKSUM)
+    if found is not None and found != checksum(metadata[KEY], tensors):
+        raise damaged("its checksum is another, so something in it was changed after it was saved")
     try:
-        header = json.loads(text)
+        header = json.loads(metadata[KEY])
     except (ValueError, RecursionError) as error:
-        raise damaged(path, f"its header is not JSON ({error})") from error
+        raise damaged(f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
-        raise damaged(path, "its header is not a JSON object")
-    return header, tensors
-
-
-def check_header(header, kind, owner, path):
-    """Version, kind, and that every number is one that can be."""
-    if not isinstance(header.get("format"), int):
-        raise damaged(path, f"its format is {header.get('format')!r}")
-    if header["format"] > FORMAT:
-        raise ValueError(
-            f"{os.fspath(path)!r} has format {header['format']}; this version of sk_obd reads up "
-            f"to {FORMAT}. Install a newer one."
+        raise damaged("its header is not a JSON object")
+    form = header.get("format")
+    if type(form) is not int or form < 1:
+        raise damaged(f"its format is {reprlib.repr(form)}")
+    if form > FORMAT:
+        raise Refused(
+            f"has format {reprlib.repr(form)}; this version of sk_obd reads up to {FORMAT}. "
+            "Install a newer one."
         )
-    if header["kind"] != kind:
-        raise ValueError(f"{os.fspath(path)!r} holds a {header['kind']}, and {owner} is a {kind}.")
-    rows, kept, n_features = header["rows"], header["kept"], header["n_features_in"]
-    if not (type(n_features) is int and 0 < n_features < 2**31):
-        raise damaged(path, f"n_features_in is {n_features!r}")
-    shape = header["row_shape"]
-    if not all(type(n) is int and n > 0 for n in shape) or math.prod(shape) >= 2**28:
-        raise damaged(path, f"its rows have shape {shape!r}")
-    if shape[0] != n_features or header["row_dtype"] not in ("float32", "float64", "int64"):
-        raise damaged(path, f"its rows are of {shape!r} {header['row_dtype']!r}")
-    names = header["feature_names_in"]
-    if names is not None and (len(names) != n_features or not all(type(n) is str for n in names)):
-        raise damaged(path, f"{len(names)} feature names for {n_features} features")
-    columns = header["columns"]
-    # Files from before there were columns for the move of the survivors lack these.
-    known = [column for column in COLUMNS if column in columns or column not in MOVES]
-    if list(columns) != known or {len(row) for row in rows} != {len(columns)}:
-        raise damaged(path, "the table of the path has other columns")
-    numbers = all(type(cell) in (int, float, type(None)) for row in rows for cell in row)
-    if not numbers or not (type(kept) is int and 0 <= kept < len(rows)):
-        raise damaged(path, f"the table of the path is not of numbers, or lacks row {kept!r}")
-    if type(header["single_thread"]) is not bool:
-        raise damaged(path, f"single_thread is {header['single_thread']!r}")
-    readers = header["readers"]
-    if readers is not None and not set(readers) <= set(header["parameters"]):
-        raise damaged(path, f"the layers that read X are {readers!r}")
+    if found is None and form > 1:
+        raise damaged("it has no checksum")
+    return header, tensors, size
 
 
-def check_width(header, tensors, path):
-    """That the default network, made for as many features, is as large as what the file holds."""
+def started(start_net, rows, targets):
+    """The estimator's net, started for what the file says of its rows and targets."""
+    try:
+        return start_net(rows, targets)
+    except Exception as error:
+        # Of the module's code, which has never seen such rows.
+        raise Refused(
+            f"cannot be loaded into this estimator, whose net does not start for rows of shape "
+            f"{rows.shape} and type {rows.dtype}: {error} ({type(error).__name__}). Load it with "
+            "the net it was fitted with."
+        ) from error
+
+
+def check_default(header):
+    """Check that a file may be of the default network."""
     first = "hidden0.weight" if "hidden0.weight" in header["parameters"] else "output.weight"
     if first not in header["parameters"]:
-        raise ValueError(
-            f"{os.fspath(path)!r} is of a net of the user's: it has no {first!r}. Load it with "
-            "that net."
+        raise Refused(
+            f"is of a net of the user's: it has no {first!r}. Load it with that net: "
+            "OBDClassifier(net).load_params(...), or OBDRegressor."
         )
     shape = header["parameters"][first][0]
-    unpack(tensors[f"mask/{first}"], shape)
-    if shape[1] != header["n_features_in"]:
-        raise damaged(path, f"{first!r} reads {shape[1]} of {header['n_features_in']} features")
+    if shape[1:] != [header["n_features_in"]]:
+        raise damaged(
+            f"{first!r} of shape {reprlib.repr(shape)} does not read {header['n_features_in']} "
+            "features"
+        )
 
 
-def check_same_parameters(found, module, path):
+def check_same_parameters(found, module):
     """The same parameters, in name, shape and type."""
     expected = {n: [list(p.shape), str(p.dtype)] for n, p in module.named_parameters()}
     for name in [*expected, *found]:
         if found.get(name) != expected.get(name):
-            raise ValueError(
-                f"{os.fspath(path)!r} is of another network: {name!r} is {found.get(name)} in the "
-                f"file and {expected.get(name)} in the estimator's {type(module).__name__}. Load "
-                "it with the net it was fitted with (a compacted network is saved before "
-                "compact())."
+            raise Refused(
+                f"is of another network: {name!r} is {found.get(name)} in the file and "
+                f"{expected.get(name)} in the estimator's {type(module).__name__}. Load it with "
+                "the net it was fitted with (a compacted network is saved before compact())."
             )
 
 
@@ -258,74 +277,56 @@ def snapshot_of(tensors, module, masks):
     for name, p in module.named_parameters():
         alive = parameters[name] = tensors[f"alive/{name}"]
         if alive.dtype != p.dtype or alive.shape != (int(masks[name].sum()),):
-            raise ValueError(
-                f"The file has {tuple(alive.shape)} values of {alive.dtype} for {name!r}, whose "
-                f"mask has {int(masks[name].sum())} alive of {p.dtype}: it is damaged."
+            raise damaged(
+                f"it has {tuple(alive.shape)} values of {alive.dtype} for {name!r}, whose "
+                f"mask has {int(masks[name].sum())} alive of {p.dtype}"
             )
         if not bool(alive.isfinite().all()):
-            raise ValueError(f"The file has NaN or infinity in {name!r}: it is damaged.")
+            raise damaged(f"there is NaN or infinity in {name!r}")
     for name, b in module.named_buffers():
         if name.startswith("standardise.") and f"buffer/{name}" not in tensors:
             # Files of the default network from before it standardised X.
             tensors[f"buffer/{name}"] = b
         value = buffers[name] = tensors[f"buffer/{name}"]
         if value.dtype != b.dtype or value.shape != b.shape:
-            raise ValueError(
-                f"The file has shape {tuple(value.shape)} of {value.dtype} for the buffer "
-                f"{name!r}; the module has {tuple(b.shape)} of {b.dtype}."
+            raise Refused(
+                f"has shape {tuple(value.shape)} of {value.dtype} for the buffer {name!r}; the "
+                f"module has {tuple(b.shape)} of {b.dtype}. Load it with the net it was fitted "
+                "with."
             )
     expected = {f"{kind}/{name}" for name in parameters for kind in ("alive", "mask")}
     expected |= {f"buffer/{name}" for name in buffers}
     extra = sorted(name for name in set(tensors) - expected if not name.startswith("target/"))
     if extra:
-        raise ValueError(f"The file has {extra[0]!r}, which the network does not have.")
+        raise Refused(
+            f"has {extra[0]!r}, which the network does not have. Load it with the net it was "
+            "fitted with."
+        )
     return Snapshot(parameters, buffers)
 
 
 def path_of(header, module, masks, network):
     """The path with its table and the one network."""
+    kept, flags, prunable = header["kept"], header.get("trainable", {}), header["prunable"]
+    rows = [dict(zip(header["columns"], row, strict=True)) for row in header["rows"]]
+    if rows[kept]["n_params"] != count_alive(masks):
+        raise damaged(
+            f"{rows[kept]['n_params']} parameters are alive by its table, and "
+            f"{count_alive(masks)} by its masks"
+        )
     for name, mask in masks.items():
-        if header["kept"] == 0 and not bool(mask.all()):
-            raise ValueError(f"The file has parameters of {name!r} deleted in a dense network.")
-    flags = header.get("trainable", {})
-    if not all(type(flag) is bool for flag in flags.values()):
-        raise ValueError(f"The file has {flags!r} for what is trainable: it is damaged.")
+        if kept == 0 and not bool(mask.all()):
+            raise damaged(f"parameters of {name!r} are deleted in a dense network")
     set_trainable(module, flags)
     return PruningPath.restored(
         module,
-        prunable_of(header["prunable"], module),
+        prunable_names(module, prunable) if prunable else [],
         flags=flags,
-        rows=[dict(zip(header["columns"], row, strict=True)) for row in header["rows"]],
-        kept=header["kept"],
+        rows=rows,
+        kept=kept,
         masks=masks,
         network=network,
     )
-
-
-def prunable_of(names, module):
-    return prunable_names(module, names) if names else []
-
-
-def pack(mask):
-    """A mask as compressed bits."""
-    bits = np.packbits(mask.numpy().reshape(-1)).tobytes()
-    return torch.frombuffer(bytearray(zlib.compress(bits, 9)), dtype=torch.uint8)
-
-
-def unpack(packed, shape):
-    """The mask of a shape."""
-    n = math.prod(shape)
-    size = (n + 7) // 8
-    inflate = zlib.decompressobj()
-    try:
-        # Never more than the mask can be, whatever the file says.
-        bits = inflate.decompress(packed.numpy().tobytes(), size + 1)
-    except zlib.error as error:
-        raise ValueError(f"A mask of the file cannot be read: {error}.") from error
-    if len(bits) != size or not inflate.eof:
-        raise ValueError(f"A mask of the file is not one of {n} parameters: it is damaged.")
-    flat = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=n).astype(bool)
-    return torch.from_numpy(flat).reshape(shape)
 
 
 def none_for_nan(value):

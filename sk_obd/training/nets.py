@@ -145,7 +145,7 @@ def parts_of(net):
     return {k: v for k, v in vars(net).items() if k.endswith("_") and isinstance(v, nn.Module)}
 
 
-def start(net, X, y, *, verbose=0):
+def start(net, X, y, *, verbose=0, fuse=True):
     """An initialised copy of `net`, trained as small networks are best trained.
 
     Data are cut from whole arrays, an optimiser that has a fused form uses it, nothing is
@@ -159,6 +159,9 @@ def start(net, X, y, *, verbose=0):
         What callbacks that size the module look at, and a lazy layer (the first rows of X).
     verbose : int, default=0
         The copy's own ``verbose``.
+    fuse : bool, default=True
+        Whether the optimiser's fused form is used where there is one, which is found out by passing
+        the first rows of X through the module.
     """
     ours = clone(net)
     settings = {"verbose": verbose, "warm_start": False}
@@ -185,7 +188,7 @@ def start(net, X, y, *, verbose=0):
     if any(isinstance(p, UninitializedParameter) for p in ours.module_.parameters()):
         call_net(ours, first_rows(cast(X, input_dtype(ours.module_, X))).to(ours.device))
         ours.initialize_optimizer()
-    if _can_fuse(ours) and _gradients_are_dense(ours, X):
+    if fuse and _can_fuse(ours) and _gradients_are_dense(ours, X):
         # An attribute, since skorch's set_params would only change the optimiser's groups.
         ours.optimizer__fused = True
         ours.initialize_optimizer()

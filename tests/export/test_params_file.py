@@ -1,11 +1,11 @@
 """Files of save_params: what goes in comes out, and what does not fit is refused."""
 
-import json
 import pickle
-import struct
+import re
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from sklearn.exceptions import NotFittedError
 
 from sk_obd import OBDClassifier, OBDRegressor
 from tests.export.checks import SOME
+from tests.export.mutations import altered
 from tests.library.fitted import CASES, fitted, predictions, unfitted
 from tests.library.marks import slow_but
 from tests.library.nets import classifier_net
@@ -134,8 +135,9 @@ def file(tmp_path, iris):
 
 def refused(estimator, file, match):
     before = dict(vars(estimator))
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError, match=match) as raised:
         estimator.load_params(file)
+    assert str(raised.value).startswith(repr(str(file)))
     assert vars(estimator) == before
     return True
 
@@ -176,25 +178,10 @@ def test_another_safetensors_file_is_refused(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_an_ordinary_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="nothing"):
         OBDClassifier().load_params(tmp_path / "nothing")
-
-
-def altered(file, change_header=None, change_tensors=None):
-    """The file with something in it changed, otherwise well-formed."""
-    from safetensors.torch import load, save
-
-    raw = file.read_bytes()
-    (size,) = struct.unpack("<Q", raw[:8])
-    text = json.loads(raw[8 : 8 + size])["__metadata__"]["sk_obd"]
-    tensors = load(raw)
-    if change_tensors:
-        change_tensors(tensors)
-    if change_header:
-        header = json.loads(text)
-        changed = change_header(header)
-        text = changed if isinstance(changed, str) else json.dumps(header)
-    file.write_bytes(save(tensors, {"sk_obd": text}))
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
+        OBDClassifier().load_params(tmp_path)
 
 
 def widened(header):
@@ -203,18 +190,23 @@ def widened(header):
 
 
 def swollen(header):
-    widened(header)
-    header["parameters"]["hidden0.weight"][0] = [8, 10**6]
+    header["n_features_in"], header["row_shape"] = 10**5, [10**5]
+    header["parameters"]["hidden0.weight"][0] = [8, 10**5]
 
 
 HEADERS = {
-    "newer": (lambda h: h.update(format=99), "has format 99.*reads up to 1"),
+    "newer": (lambda h: h.update(format=99), "has format 99.*reads up to 2"),
     "no format": (lambda h: h.pop("format"), "its format is None"),
     "not JSON": (lambda h: "{", "is not JSON"),
     "no object": (lambda h: "[1, 2]", "not a JSON object"),
     "deep": (lambda h: "[" * 100_000, "is not JSON"),
     "no rows": (lambda h: h.update(rows=[]), "damaged"),
-    "text in rows": (lambda h: h["rows"][0].__setitem__(0, "x"), "is not of numbers"),
+    "text in rows": (lambda h: h["rows"][0].__setitem__(0, "x"), "has 'x' in n_params"),
+    "numbers without end": (
+        lambda h: h["rows"][0].__setitem__(0, 10**400),
+        "has 1000.*0000 in n_params",
+    ),
+    "fewer alive": (lambda h: h["rows"][-1].__setitem__(0, 3), "3 parameters are alive by"),
     "short row": (lambda h: h["rows"][0].pop(), "other columns"),
     "row that is not there": (lambda h: h.update(kept=77), "lacks row 77"),
     "negative row": (lambda h: h.update(kept=-1), "lacks row -1"),
@@ -223,24 +215,34 @@ HEADERS = {
     "rows of another shape": (lambda h: h.update(row_shape=[5]), "rows are of"),
     "rows of no shape": (lambda h: h.update(row_shape=[4, -1]), "rows have shape"),
     "rows of no type": (lambda h: h.update(row_dtype="object"), "rows are of"),
-    "many features": (widened, "reads 4 of 1000000 features"),
-    "many weights": (swollen, "is not one of 8000000 parameters"),
+    "many features": (widened, r"rows have shape \[1000000\], too large for"),
+    "many weights": (swollen, "is not one of 800000 parameters"),
     "other features": (lambda h: h.update(n_features_in=5), "rows are of"),
     "names": (lambda h: h.update(feature_names_in=["a"]), "1 feature names for 4"),
     "classes": (lambda h: h["classes"].update(values=[1, 1, 2]), "different labels"),
     "one class": (lambda h: h["classes"].update(values=[1]), "different labels"),
-    "class type": (lambda h: h["classes"].update(dtype="V8"), "damaged|classes are of type"),
+    "class type": (lambda h: h["classes"].update(dtype="V8"), "classes are of type"),
+    "class type of old": (lambda h: h["classes"].update(dtype="a"), "classes are of type 'a'"),
+    "wide classes": (
+        lambda h: h["classes"].update(dtype="<U100000000", values=["a", "b", "c"]),
+        "far wider than their text",
+    ),
+    "class numbers without end": (
+        lambda h: h["classes"].update(values=[1, 2, 10**400]),
+        "damaged: OverflowError",
+    ),
     "class objects": (
-        lambda h: h["classes"].update(dtype="O", values=[[1], 2, 3]),
-        "damaged|text|labels",
+        lambda h: h["classes"].update(dtype="|O", values=[[1], 2, 3]),
+        "not numbers or text",
     ),
     "readers": (lambda h: h.update(readers=["x"]), "layers that read X"),
     "missing": (lambda h: h.pop("classes"), "damaged"),
     "parameters": (lambda h: h.update(parameters=[]), "damaged"),
     "renamed": (
         lambda h: h["parameters"].update(other=h["parameters"].pop("hidden0.bias")),
-        "of another network: 'hidden0.bias' is None",
+        "damaged: KeyError: 'mask/other'",
     ),
+    "a pattern": (lambda h: h.update(prunable="(a+)+$"), r"prunable is '\(a\+\)\+\$'"),
     "prunable": (lambda h: h.update(prunable=["nothing"]), "not a trainable parameter"),
 }
 
@@ -265,8 +267,6 @@ def retype(tensors):
 
 
 def bomb(tensors):
-    import zlib
-
     raw = zlib.compress(bytes(50_000_000), 9)
     tensors["mask/hidden0.weight"] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
 
@@ -280,7 +280,7 @@ TENSORS = {
     "too few values": (shorten, "damaged"),
     "another type": (retype, "float32.*float64"),
     "a mask that swells": (bomb, "is not one of 32 parameters"),
-    "a mask that is none": (garble, "cannot be read"),
+    "a mask that is none": (garble, "is not one of 32 parameters"),
     "one missing": (lambda t: t.pop("mask/output.bias"), "damaged: KeyError: 'mask/output.bias'"),
     "one too many": (
         lambda t: t.update(extra=torch.zeros(1)),
@@ -325,6 +325,27 @@ def test_without_safetensors_the_error_says_what_to_install():
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
+def test_weights_that_were_changed_are_not_loaded(file):
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert refused(OBDClassifier(**SMALL), file, "its checksum is another")
+
+
+def test_a_file_whose_checksum_was_taken_away_is_not_loaded(file):
+    altered(file, with_checksum=False)
+    assert refused(OBDClassifier(**SMALL), file, "it has no checksum")
+
+
+def test_labels_of_a_type_wider_than_they_are_keep_their_text(tmp_path, iris):
+    X, y = (part[::5] for part in iris)
+    clf = OBDClassifier(**SMALL, **QUICK).fit(X, np.array(list("abc"), dtype="U100000")[y])
+    clf.save_params(tmp_path / "net")
+    assert (tmp_path / "net").stat().st_size < 10_000
+    loaded = OBDClassifier(**SMALL).load_params(tmp_path / "net")
+    np.testing.assert_array_equal(loaded.predict(X), clf.predict(X))
+    assert loaded.classes_.dtype == "<U1"
+
+
 # -- files of earlier versions ---------------------------------------------------------------------
 
 FILES = Path(__file__).parent / "files"
@@ -342,3 +363,29 @@ def test_files_written_before_the_rooms_of_the_package_were_built_still_load():
     X = load_diabetes().data[::100]
     np.testing.assert_allclose(reg.predict(X), expected["regressor"], rtol=1e-12)
     assert len(reg.path_) == reg.n_iter_ + 1
+
+
+def test_a_file_without_checksum_holds_no_more_than_its_bytes_allow(tmp_path):
+    """Masks of zeros, compressed: the header tells of a network ten thousand times the file."""
+    file = tmp_path / "net"
+    file.write_bytes((FILES / "classifier.safetensors").read_bytes())
+    n = 2**15
+
+    def tensors(found):
+        raw = zlib.compress(bytes(4 * n // 8), 9)
+        found["mask/hidden0.weight"] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+        found["alive/hidden0.weight"] = found["alive/hidden0.weight"][:0].clone()
+
+    def header(found):
+        found["n_features_in"], found["row_shape"] = n, [n]
+        found["parameters"]["hidden0.weight"][0] = [4, n]
+
+    altered(file, header, tensors, with_checksum=False)
+    assert refused(OBDClassifier(hidden_layer_sizes=(4,)), file, "alive by its table")
+
+    def larger(found):
+        header(found)
+        found["parameters"]["hidden0.weight"][0] = [64, n]
+
+    altered(file, larger, tensors, with_checksum=False)
+    assert refused(OBDClassifier(hidden_layer_sizes=(64,)), file, "too few for 2097")
