@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
+import builtins
 import operator
 import os
-import re
 import textwrap
 import zlib
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from . import (
 )
 from .aten import counterpart, in_known_operations, source, with_helpers
 from .files import write_whole
+from .literals import array_literal, comment, literal, variable
 from .program import Source, check_program, export_program
 
 #: Below this share of entries that are not zero, only those are stored, with a bit for each entry.
@@ -55,6 +56,7 @@ RESERVED = {
     "rows",
     "unpack",
     "zlib",
+    *vars(builtins),
     *vars(layer_operations),
     *vars(elementwise_operations),
     *vars(reduction_operations),
@@ -118,9 +120,7 @@ def numpy_source(source):
     program = export_program(source)
     about = [_header(source), IMPORTS, f"ROW_SHAPE = {tuple(source.rows.shape)}"]
     if source.classifies:
-        classes = source.classes
-        dtype = "object" if classes.dtype == object else f'"{classes.dtype.str}"'
-        about.append(f"CLASSES = np.array({classes.tolist()!r}, dtype={dtype})")
+        about.append(f"CLASSES = {array_literal(source.classes)}")
     functions, weights = _network(program)
     own = ["\n".join(about), *_predict(source.classifies), _rows_function(source.rows)]
     return _joined([*own, *functions, weights])
@@ -200,10 +200,7 @@ def _arrays(program):
             continue
         target = targets[node.name]
         tensor = program.state_dict.get(target, program.constants.get(target))
-        name = target.removeprefix("module.").replace(".", "_")
-        name = f"w{name}" if name[:1].isdigit() else name
-        while name in taken or re.fullmatch(r"x\d+", name):
-            name += "_"
+        name = variable(target.removeprefix("module."), taken)
         taken.add(name)
         _check_type(tensor.dtype)
         found[node.name] = (name, tensor.detach().numpy())
@@ -229,9 +226,9 @@ def _body(program, arrays):
             names[node.name] = _text(node.args[0], names)
         else:
             names[node.name] = f"x{len(lines) + 1}"
-            comment = _layer(node)
+            layer = comment(_layer(node))
             line = f"{names[node.name]} = {_expression(node, names, used)}"
-            lines.append(f"{line}  # {comment}" if comment else line)
+            lines.append(f"{line}  # {layer}" if layer else line)
     raise AssertionError("a program ends with its output")
 
 
@@ -307,9 +304,7 @@ def _text(value, names):
     if isinstance(value, torch.dtype):
         _check_type(value)
         return f"np.{str(value).removeprefix('torch.')}".replace("np.bool", "np.bool_")
-    if isinstance(value, float) and not np.isfinite(value):
-        return f"float('{value}')"
-    return repr(value)
+    return literal(value)
 
 
 def _check_type(dtype):

@@ -11,6 +11,7 @@ import torch
 
 from ..display.optional import require
 from .files import write_whole
+from .literals import unknown_label
 from .program import Source, check_program, export_program
 
 
@@ -48,10 +49,12 @@ def _label(model, classes):
     from onnx import TensorProto, helper, numpy_helper
 
     if classes.dtype.kind in "UO":
-        texts: Any = [str(label).encode() for label in classes]
+        texts = _texts(classes)
         known = helper.make_tensor("classes", TensorProto.STRING, [len(classes)], texts)
-    else:
+    elif classes.dtype.kind in "biuf" and classes.dtype.itemsize <= 8:
         known = numpy_helper.from_array(classes, "classes")
+    else:
+        raise unknown_label(classes.dtype.type)
     graph = model.graph
     graph.initializer.append(known)
     graph.node.append(helper.make_node("Gather", ["classes", "code"], ["label"], axis=0))
@@ -60,6 +63,21 @@ def _label(model, classes):
     label = helper.make_tensor_value_info("label", known.data_type, [rows])
     del graph.output[:]
     graph.output.extend([label, outputs["probabilities"]])
+
+
+def _texts(classes) -> Any:
+    """Labels as ONNX has text."""
+    for label in classes:
+        # The text of a subclass of str is what its code says.
+        if type(label) not in (str, np.str_):
+            raise unknown_label(type(label))
+    try:
+        return [str(label).encode() for label in classes]
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"The class label {error.object!a} has half a surrogate pair, and ONNX has text in "
+            "UTF-8. Correct the label, or encode y before fit."
+        ) from error
 
 
 def _runner(data, source):

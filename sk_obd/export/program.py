@@ -17,6 +17,7 @@ from ..curvature.hooks import first_output
 from ..training.nets import class_columns
 from ..training.probes import RowsSeen
 from ..training.standardise import folded
+from .literals import check_names
 
 #: Rows with which a network is traced; the program takes any number.
 N_TRACED_ROWS = 5
@@ -97,8 +98,9 @@ def export_program(source: Source) -> torch.export.ExportedProgram:
     Raises
     ------
     ValueError
-        If torch cannot export the network.
+        If torch cannot export the network, or it has names that cannot stand in a program.
     """
+    check_names(source.net.module_)
     predictor = ExportedPredictor(source)
     # Only their shape and type matter, and what a network is traced with is saved along with it.
     rows = torch.zeros((N_TRACED_ROWS, *source.rows.shape), dtype=getattr(torch, source.rows.dtype))
@@ -169,10 +171,12 @@ def _compare(found, expected, row_dtype, what):
 
 def _compare_labels(estimator, found, rows, proba, what):
     expected = estimator.predict(rows)
+    classes = estimator.classes_
     for i in np.flatnonzero(np.asarray(found) != expected):
-        columns = np.searchsorted(estimator.classes_, [found[i], expected[i]])
+        columns = np.searchsorted(classes, [found[i], expected[i]])
         # Rounding may decide between equal probabilities.
-        if abs(np.subtract(*proba[i, columns])) > 1e-4:
+        is_class = columns[0] < len(classes) and classes[columns[0]] == found[i]
+        if not is_class or abs(np.subtract(*proba[i, columns])) > 1e-4:
             raise ValueError(
                 f"{what} predicts {found[i]!r} where the estimator predicts {expected[i]!r}."
             )

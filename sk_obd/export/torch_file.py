@@ -9,6 +9,7 @@ import os
 import torch
 
 from .files import write_whole
+from .literals import plain_labels
 from .program import Source, check_program, export_program
 
 
@@ -16,11 +17,19 @@ def to_torch(source: Source, path: str | os.PathLike[str]) -> None:
     """Save the predictor as a program of torch (see ``FittedMixin.to_torch``)."""
     program = export_program(source)
     classes = source.classes
-    about = {"classes": None if classes is None else classes.tolist()}
+    about = {"classes": None if classes is None else plain_labels(classes)}
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={"sk_obd.json": json.dumps(about, default=str)})
-    # Check what a reader of the file will run.
-    module = torch.export.load(io.BytesIO(file.getvalue())).module()
+    try:
+        torch.export.save(program, file, extra_files={"sk_obd.json": json.dumps(about)})
+        # Check what a reader of the file will run.
+        module = torch.export.load(io.BytesIO(file.getvalue())).module()
+    except Exception as error:
+        # Of torch's many, among others for names of layers that it cannot read back.
+        raise ValueError(
+            f"torch.export cannot save the module {type(source.net.module_).__name__} and load it "
+            f"again: {str(error).strip().splitlines()[:1]}. Are there names of layers with other "
+            "characters than letters, digits and '_'? Rename them; or export with to_onnx."
+        ) from error
 
     def run(rows):
         with torch.no_grad():
