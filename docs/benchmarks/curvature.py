@@ -249,7 +249,7 @@ def memory(name, rows, label):
 def time_of(name, threads, rounds, quick):
     """Median seconds of every contender on one network."""
     torch.set_num_threads(threads)
-    given = problem(name, 256 if quick else None)
+    given = problem(name, 64 if quick else None)
     makes = {f"gradient, {rows} rows at a time": gradient(rows) for rows in (10**4, 1024, 256)}
     makes |= contenders(name, quick)
     calls = {label: make(*given) for label, make in makes.items()}

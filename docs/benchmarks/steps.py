@@ -38,9 +38,24 @@ STEPS = {
     "trust_region=0.3": {"trust_region": 0.3},
     "trust_region=1": {"trust_region": 1.0},
 }
-LEFT = (0.05, 0.02)
-FULL = {"seeds": 5, "n_rows": 1797, "hidden_layer_sizes": (32,), "max_epochs": 200}
-QUICK = {"seeds": 1, "n_rows": 400, "hidden_layer_sizes": (8,), "max_epochs": 10}
+FULL = {
+    "seeds": 5,
+    "n_rows": 1797,
+    "hidden_layer_sizes": (32,),
+    "max_epochs": 200,
+    "retrain_epochs": 20,
+    "small_step": 0.02,
+    "left": (0.05, 0.02),
+}
+QUICK = {
+    "seeds": 1,
+    "n_rows": 400,
+    "hidden_layer_sizes": (8,),
+    "max_epochs": 10,
+    "retrain_epochs": 1,
+    "small_step": 0.2,
+    "left": (0.3, 0.2),
+}
 
 
 def split(seed, n_rows):
@@ -53,7 +68,8 @@ def fit(seed, settings, **parameters):
     """A fitted classifier, and its accuracy on test rows."""
     X, X_test, y, y_test = split(seed, settings["n_rows"])
     sizes = settings["hidden_layer_sizes"]
-    parameters = {"max_epochs": settings["max_epochs"]} | parameters
+    epochs = {name: settings[name] for name in ("max_epochs", "retrain_epochs")}
+    parameters = epochs | parameters
     clf = OBDClassifier(hidden_layer_sizes=sizes, random_state=seed, **parameters).fit(X, y)
     return clf, clf.score(X_test, y_test)
 
@@ -64,7 +80,7 @@ def terms(seed, settings, reason, saliency):
         seed,
         settings,
         prune_rate=0.8,
-        step=0.02,
+        step=settings["small_step"],
         retrain_epochs=5,
         saliency=saliency,
         **REASONS[reason],
@@ -100,10 +116,10 @@ def report(settings, n_jobs):
         f"{settings['seeds']}; mean ± standard error. Made by `docs/benchmarks/steps.py`.",
         machine(),
         "## Terms",
-        "Paths delete 2 % of what is left at a time, to 80 %, with 5 epochs of retraining. Terms "
-        "are sums over the path. *off*: the sum of the absolute errors of the prediction, divided "
-        "by that of the actual increases, with only the diagonal and with the first-order term "
-        "added.",
+        f"Paths delete {100 * settings['small_step']:.0f} % of what is left at a time, to 80 %, "
+        "with 5 epochs of retraining. Terms are sums over the path. *off*: the sum of the absolute "
+        "errors of the prediction, divided by that of the actual increases, with only the diagonal "
+        "and with the first-order term added.",
     ]
     cells = [(reason, saliency) for reason in REASONS for saliency in ("obd", "taylor")]
     rows = []
@@ -122,7 +138,7 @@ def report(settings, n_jobs):
     names = [name.replace("_", " ") for name in TERMS]
     header = ["", *names, "off, diagonal", "off, both", "final loss"]
     parts.append(table(header, rows))
-    for left in LEFT:
+    for left in settings["left"]:
         rows = []
         for steps in STEPS:
             found = run(delayed(end)(seed, settings, steps, left) for seed in seeds)
