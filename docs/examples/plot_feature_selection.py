@@ -72,10 +72,9 @@ print("Cross-validated accuracy of the neighbours by the number of pixels:")
 print(means.rename_axis("pixels").to_string(float_format="{:.3f}".format))
 
 # %%
-# The spread over the folds says how large a difference must be to count. With few pixels, the
-# forest's choice is as good as the network's or better. From 16 pixels on, the network's choice is
-# level with the forest's or better, and ahead of mutual information, which judges each pixel by
-# itself.
+# The spread over the folds says how large a difference must be to count. The network's choice is
+# level with the forest's or a little better. Both are ahead of mutual information, which judges
+# each pixel by itself and so may choose several that say the same.
 spread = pd.DataFrame(
     {f"OBD - {n}": (scores["OBD"] - scores[n]).std(axis=0, ddof=1) for n in means.columns[1:]},
     index=sizes,
@@ -85,19 +84,21 @@ print(spread.rename_axis("pixels").to_string(float_format="{:.3f}".format))
 
 # %%
 # The two maps show what the pruned network looks at: in how many of the five folds it reads a
-# pixel, and how much saliency the weights that read the pixel have. The curves show what its choice
-# is worth.
-fig, axes = plt.subplots(1, 3, figsize=(11, 3.9), layout="constrained", width_ratios=[1, 1, 1.6])
-maps = {
-    "folds that read a pixel": np.sum(read, axis=0),
-    "importance, mean of folds": np.mean([i / i.sum() for i in rankings["OBD"]], axis=0),
-}
-for ax, (title, values) in zip(axes[:2], maps.items(), strict=True):
-    image = ax.imshow(values.reshape(8, 8), cmap="viridis")
-    ax.set_title(title, fontsize=12)
+# pixel, and which share of the saliency the weights that read the pixel have. The curves show what
+# its choice is worth.
+fig, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", width_ratios=[1, 1, 1.5])
+fig.get_layout_engine().set(wspace=0.06)
+counts = np.sum(read, axis=0).reshape(8, 8)
+image = axes[0].imshow(counts, cmap=plt.get_cmap("viridis", 6), vmin=-0.5, vmax=5.5)
+axes[0].set_title("Folds that read a pixel", fontsize=12)
+fig.colorbar(image, ax=axes[0], shrink=0.8, ticks=range(6))
+importance = np.mean([i / i.sum() for i in rankings["OBD"]], axis=0).reshape(8, 8)
+image = axes[1].imshow(100 * importance, cmap="viridis")
+axes[1].set_title("Share of the saliency, in %", fontsize=12)
+fig.colorbar(image, ax=axes[1], shrink=0.8)
+for ax in axes[:2]:
     ax.set_xticks([])
     ax.set_yticks([])
-    fig.colorbar(image, ax=ax, shrink=0.75)
 ax = axes[2]
 styles = {
     "OBD": ("C0", "o", 3),
@@ -107,7 +108,8 @@ styles = {
 for name, (color, marker, zorder) in styles.items():
     ax.plot(means[name], color=color, marker=marker, lw=1.8, ms=5, zorder=zorder, label=name)
 ax.axhline(everything.mean(), color="0.45", ls="--", lw=1.2, label="all 64 pixels")
-ax.set(xscale="log", yscale="logit", xlabel="pixels", ylabel="accuracy of 5 neighbours, 5-fold")
+ax.set(xscale="log", yscale="logit", xlabel="pixels chosen", ylabel="cross-validated accuracy")
+ax.set_title("Nearest neighbours on the chosen pixels", fontsize=12)
 y_ticks = [0.6, 0.7, 0.8, 0.9, 0.95, 0.98]
 ax.set_yticks(y_ticks, [f"{score:g}" for score in y_ticks])
 ax.set_xticks(sizes, sizes)
