@@ -62,6 +62,7 @@ LayerSaliencyDisplay.from_estimator(clf, "hidden0.weight")
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), layout="constrained")
 for ax, rate in zip(axes, (0.5, 0.8, 0.95), strict=True):
     MaskDisplay.from_estimator(clf.at(prune_rate=rate), layers=["hidden0.weight"], ax=ax)
+    ax.label_outer()
 figure.suptitle("After deleting 50, 80 and 95 %")
 
 plt.show()

@@ -161,6 +161,8 @@ class MaskDisplay:
         self.axes_ = self.axes_[:n]
         self.ax_ = self.axes_[0]
         self.figure_ = self.ax_.figure
+        if ax is None:  # so that the labels of a panel keep away from the panel on their left
+            self.figure_.get_layout_engine().set(wspace=0.06)
         self.images_: dict[str, Any] = {}
         self.dead_images_: dict[str, Any] = {}
         self.input_image_ = None
@@ -173,7 +175,7 @@ class MaskDisplay:
             self.input_image_ = axes.imshow(
                 self.inputs, **({"cmap": colours((GREY, 0.15), (BLUE, 1)), "vmin": 0} | im_kw)
             )
-            axes.set(xticks=[], yticks=[])
+            axes.set(xticks=[], yticks=[], anchor="N")
             read = f"{np.count_nonzero(self.inputs):,} of {self.inputs.size:,} pixels read"
             axes.set_title(f"inputs\n{read}", loc="left", fontsize="small")
         for axes, (name, mask) in zip(rest, self.masks.items(), strict=True):
