@@ -136,4 +136,4 @@ class BaseOBD(CallbackSupportMixin, BaseEstimator):
 
 def default_dtype(dtype):
     """The type in which the default network computes for X of a type."""
-    return torch.float32 if dtype == np.float32 else torch.float64
+    return torch.float32 if np.dtype(dtype) == np.float32 else torch.float64
