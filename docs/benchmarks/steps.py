@@ -121,7 +121,9 @@ def report(settings, n_jobs):
         "errors of the prediction, divided by that of the actual increases, with only the diagonal "
         "and with the first-order term added.",
     ]
-    cells = [(reason, saliency) for reason in REASONS for saliency in ("obd", "taylor")]
+    cells = [
+        (reason, saliency) for reason in REASONS for saliency in ("obd", "obd-decay", "taylor")
+    ]
     rows = []
     for reason, saliency in cells:
         found = run(delayed(terms)(seed, settings, reason, saliency) for seed in seeds)
