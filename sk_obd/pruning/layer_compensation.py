@@ -100,30 +100,30 @@ def refitted_layers(objective: Objective) -> list[str]:
 
     row = objective.some_rows(1)
     with hooked(candidates, note), evaluating(module), torch.no_grad():
-        module(row.clone())
-        of_one = dict(called)
+        module(torch.cat([row] * 2))  # of a single row a BatchNorm may refuse the statistics
+        before = dict(called)
         called.clear()
-        module(torch.cat([row, row]))
+        module(torch.cat([row] * 4))
     times = Counter(layer for layer, _ in called)
     anywhere = objective.sample_weight is None
     return [
         names[layer]
         for layer, shape in called
         if times[layer] == 1
-        and layer in of_one
-        and grows_with_rows(shape, of_one[layer], anywhere and isinstance(layer, nn.Linear))
+        and layer in before
+        and grows_with_rows(before[layer], shape, anywhere and isinstance(layer, nn.Linear))
     ]
 
 
-def grows_with_rows(two: torch.Size, one: torch.Size, anywhere: bool) -> bool:
-    """Whether what a layer reads, of these shapes for two rows and one, has rows at its beginning.
+def grows_with_rows(some: torch.Size, twice: torch.Size, anywhere: bool) -> bool:
+    """Whether what a layer reads has rows at its beginning: its shapes for some and twice as many.
 
     `anywhere`: rows may also be in another dimension, as where time comes first. Which row is
     where then is not known, so that weights cannot be told.
     """
     if anywhere:
-        return two[:-1].numel() == 2 * one[:-1].numel()
-    return two == torch.Size((2 * one[0], *one[1:]))
+        return twice[:-1].numel() == 2 * some[:-1].numel()
+    return twice == torch.Size((2 * some[0], *some[1:]))
 
 
 def left_as_they_are(objective: Objective, prunable: list[str]) -> list[str]:
