@@ -150,7 +150,9 @@ PARAMETERS = {
         Where finished iterations are kept, as in scikit-learn's Pipeline. A fit that has the same
         data, network, settings and seed trains none of them again: a longer path goes on from a
         shorter one, and a run that was killed from its last finished iteration. Needs a fixed
-        `random_state`. The files are pickles: use a folder that only you can write to.""",
+        `random_state`. A damaged entry is computed again, and a folder that cannot be written to
+        is done without, each with a warning. The files are pickles: use a folder that only you can
+        write to.""",
     "warm_start": """
     warm_start : bool, default=False
         Whether fit goes on from the present mask. Rates still refer to the original count.""",

@@ -335,9 +335,8 @@ class PlainOBD(BaseOBD):
         settings |= {"dense_epochs": net.max_epochs, "seed": seed}
         if self.random_state is None:
             settings = None
-        return IterationCache(
-            self.memory, key_of(net, objective, path, settings, stacklevel=USERS_FRAME)
-        )
+        key = key_of(net, objective, path, settings, stacklevel=USERS_FRAME)
+        return IterationCache(self.memory, key, stacklevel=USERS_FRAME)
 
     def _follow(self, run, draft, scored):
         """Follow the recipe on a draft, and take it over, whatever happens after the first row."""

@@ -9,9 +9,12 @@ here: a tensor's ``joblib.hash`` changes from call to call, an edited module cla
 that it had, and lambdas raise.
 """
 
+import hashlib
 import os
+import pickle
 import platform
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import skorch
@@ -31,7 +34,8 @@ def compute_once(key, compute):
 class IterationCache:
     """The iterations of one path, recalled where a store has them.
 
-    Each call moves on along the path: the key of an iteration is a digest of the key before it.
+    Each call moves on along the path: the key of an iteration is a digest of the key before it. A
+    store that fails costs time and gives a warning, and never the fit.
 
     Parameters
     ----------
@@ -39,20 +43,141 @@ class IterationCache:
         None keeps nothing.
     key : str or None
         A digest of all that the path starts from; None keeps nothing.
+    stacklevel : int, default=2
+        Of the warnings, as for :func:`key_of`, called where this is made.
     """
 
-    def __init__(self, memory=None, key=None):
-        self.key = key
-        self.call = compute_once
+    def __init__(self, memory=None, key=None, *, stacklevel=2):
+        self.key, self.stacklevel = key, stacklevel
+        #: ``compute_once`` with the store; None where nothing is kept.
+        self.cached = None
         if memory is not None and key is not None:
             memory = os.fspath(memory) if isinstance(memory, os.PathLike) else memory
-            self.call = check_memory(memory).cache(compute_once, ignore=["compute"])
+            try:
+                self.cached = check_memory(memory).cache(compute_once, ignore=["compute"])
+            except OSError as error:
+                self.give_up(error, stacklevel + 2)
 
     def __call__(self, row, total, compute):
         """What ``compute()`` returns for a row of the path, now or in an earlier run."""
-        if self.key is not None:
-            self.key = digest(self.key, row, total)
-        return self.call(self.key, compute)
+        if self.key is None:
+            return compute()
+        self.key = digest(self.key, row, total)
+        once = Once(self.key, compute)
+        if self.cached is None:
+            return once.value()
+        # prune stands between, and _follow in the place of _cache.
+        level = self.stacklevel + 3
+        try:
+            entry = self.entry(once)
+        except Exception as error:
+            return self.without_store(once, error, level)
+        if once.done:
+            return once.value()
+        try:
+            return once.opened(entry.get())
+        except Exception as error:
+            # Whatever a reader of damaged pickles may raise.
+            warnings.warn(
+                f"An iteration in the cache is damaged, or gone: {type(error).__name__}: {error}. "
+                "It is computed again, and takes its place.",
+                UserWarning,
+                stacklevel=level - 1,
+            )
+        try:
+            entry.clear()
+            self.entry(once)
+        except Exception as error:
+            return self.without_store(once, error, level)
+        return once.value()
+
+    def entry(self, once):
+        """The entry of an iteration, with ``get()`` and ``clear()``; made where there is none."""
+        shelve = getattr(self.cached, "call_and_shelve", None)
+        if shelve is None:
+            # Of a memory that is not joblib's.
+            return Entry(self.cached(once.key, once.record))
+        return shelve(once.key, once.record)
+
+    def without_store(self, once, error, level):
+        """What an iteration computes, where the store raised an error and not the iteration."""
+        if once.error is not None:
+            raise once.error
+        self.give_up(error, level + 1)
+        return once.value()
+
+    def give_up(self, error, level):
+        """Keep nothing from here on."""
+        self.cached = None
+        warnings.warn(
+            f"memory is given but nothing more is cached: {type(error).__name__}: {error}. The fit "
+            "goes on without. Give a folder that can be written to, with space left.",
+            UserWarning,
+            stacklevel=level,
+        )
+
+
+class Once:
+    """A computation that is made at most once, whatever the store does.
+
+    Parameters
+    ----------
+    key : str
+    compute : callable
+    """
+
+    def __init__(self, key, compute):
+        self.key, self.compute = key, compute
+        #: The value, as soon as it is there.
+        self.done = []
+        #: What computing it raised.
+        self.error = None
+
+    def value(self):
+        """What is computed."""
+        if not self.done:
+            try:
+                self.done.append(self.compute())
+            except BaseException as error:
+                self.error = error
+                raise
+        return self.done[0]
+
+    def record(self):
+        """What is stored: a seal, and the value as bytes."""
+        raw = pickle.dumps(self.value(), protocol=pickle.HIGHEST_PROTOCOL)
+        return self.seal(raw), raw
+
+    def opened(self, record):
+        """The value in a record, whose seal is looked at before anything is made of it.
+
+        Raises
+        ------
+        ValueError
+            If it was changed, or belongs to another key.
+        """
+        seal, raw = record
+        if seal != self.seal(raw):
+            raise ValueError("its digest is another")
+        return pickle.loads(raw)
+
+    def seal(self, raw):
+        """A digest of bytes under this key."""
+        return hashlib.sha256(self.key.encode() + raw).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record as an entry that cannot be cleared."""
+
+    record: tuple
+
+    def get(self):
+        """The record."""
+        return self.record
+
+    def clear(self):
+        """Nothing: only joblib's own entries can be."""
 
 
 def key_of(net, objective, path, settings, stacklevel=2):

@@ -14,25 +14,11 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
-from sk_obd.pruning import recipe
 from sk_obd.pruning.schedule import schedule
 from tests.library.marks import slow_but
 from tests.library.modules import TwoLayers
 from tests.library.nets import classifier_net, regressor_net
 from tests.library.settings import TRAINED
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """The iterations that really train, noted as they do."""
-    calls, original = [], recipe.iterate
-
-    def note(run, total):
-        calls.append(len(run.path))
-        return original(run, total)
-
-    monkeypatch.setattr(recipe, "iterate", note)
-    return calls
 
 
 def same(a, b, X):
