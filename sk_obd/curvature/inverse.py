@@ -150,6 +150,8 @@ class Collected:
     #: By names of parameters with units of their own: (units, d, d), or (units, d) of diagonals.
     blocks: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     denominator: float = 0.0
+    #: Names in `linear`, of each batch: where they differ, each lacks what the other has.
+    ways: set[frozenset[str]] = field(default_factory=set)
 
 
 def of_blocks(
@@ -160,14 +162,22 @@ def of_blocks(
     places: Places,
 ) -> None:
     """Write the diagonals of the blocks' inverses."""
-    collected = Collected()
-    for X, y, w in batches():
-        with as_it_was(module):
-            refuse_dependent_rows(module, few_of(X))
-            problem = Problem(module, loss, parameters, draw_probe=partial(few_of, X))
-            size = default_batch_size(problem, X)
-            for parts in zip(X.split(size), y.split(size), w.split(size), strict=True):
-                collect(problem, Batch(loss, *parts), collected)
+
+    def collected_from(use_rules: bool) -> Collected:
+        found = Collected()
+        for X, y, w in batches():
+            with as_it_was(module):
+                refuse_dependent_rows(module, few_of(X))
+                probe = partial(few_of, X)
+                problem = Problem(module, loss, parameters, draw_probe=probe, use_rules=use_rules)
+                size = default_batch_size(problem, X)
+                for parts in zip(X.split(size), y.split(size), w.split(size), strict=True):
+                    collect(problem, Batch(loss, *parts), found)
+        return found
+
+    collected = collected_from(use_rules=True)
+    if len(collected.ways) > 1:
+        collected = collected_from(use_rules=False)
     for key, rows in collected.linear.items():
         names = list(key)
         x, D = (torch.cat(parts).double() for parts in zip(*rows, strict=True))
@@ -213,7 +223,8 @@ def collect(problem: Problem, batch: Batch, collected: Collected) -> None:
         layer: tuple(plan.layers[layer][n] for n in ("weight", "bias") if n in plan.layers[layer])
         for layer in layers
     }
-    covered = {name for names in names_of.values() for name in names}
+    covered = frozenset(name for names in names_of.values() for name in names)
+    collected.ways.add(covered)
     rest = {n: p for n, p in problem.parameters.items() if n not in covered}
     per_row = PerRow(problem.module, problem.loss, rest)
     groups = grouped(problem.module, rest)

@@ -63,6 +63,9 @@ def check_header(header, kind, owner, size):
         raise damaged(f"single_thread is {reprlib.repr(header['single_thread'])}")
     if header["prunable"] and not are_texts(header["prunable"]):
         raise damaged(f"prunable is {reprlib.repr(header['prunable'])}")
+    uncompensated = header.get("uncompensated", [])
+    if not are_texts(uncompensated) or not set(uncompensated) <= set(header["parameters"]):
+        raise damaged(f"uncompensated is {reprlib.repr(uncompensated)}")
     flags = header.get("trainable", {})
     if not all(type(flag) is bool for flag in flags.values()):
         raise damaged(f"what is trainable is {reprlib.repr(flags)}")

@@ -95,6 +95,7 @@ def save(path, fitted, pruning, features):
             for name, mask in masks.items()
         },
         "prunable": pruning.prunable,
+        "uncompensated": pruning.uncompensated,
         "trainable": pruning.flags,
         "kept": pruning.kept,
         "rows": [[none_for_nan(row[column]) for column in COLUMNS] for row in pruning.rows],
@@ -322,6 +323,7 @@ def path_of(header, module, masks, network):
         module,
         prunable_names(module, prunable) if prunable else [],
         flags=flags,
+        uncompensated=header.get("uncompensated", []),  # not in the files of earlier versions
         rows=rows,
         kept=kept,
         masks=masks,

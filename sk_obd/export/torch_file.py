@@ -25,9 +25,10 @@ def to_torch(source: Source, path: str | os.PathLike[str]) -> None:
         module = torch.export.load(io.BytesIO(file.getvalue())).module()
     except Exception as error:
         # Of torch's many, among others for names of layers that it cannot read back.
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"torch.export cannot save the module {type(source.net.module_).__name__} and load it "
-            f"again: {str(error).strip().splitlines()[:1]}. Are there names of layers with other "
+            f"again: {reason}. Are there names of layers with other "
             "characters than letters, digits and '_'? Rename them; or export with to_onnx."
         ) from error
 

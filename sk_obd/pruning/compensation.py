@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
+from ..curvature.losses.base import name_of
 from ..training.objective import Objective
 from ..training.penalty import Penalty
 from .moves import Step, Survivors, Tensors, added, taken
@@ -96,6 +97,7 @@ def compensate(
         with taken(objective.parameters(), step):
             there = Model(objective, penalty, objective.gradient())
             rest = Survivors(objective.parameters(), survivors.alive, {})
+            # The diagonal only damps and preconditions, for which that of before is good enough.
             move = move_at(there, rest, curvature, relaxed(move.damping))
         step, expected = added(step, move.step), expected + move.expected
         n_products += there.n_products
@@ -123,13 +125,15 @@ def move_at(model: Model, survivors: Survivors, curvature: Tensors, damping: flo
     pushed = model.matrix.product(bare)
     right = -survivors.flat(added(added(model.slope, pushed), model.penalty.product(bare)))
     diagonal = survivors.flat({n: h + model.penalty.decay[n] for n, h in curvature.items()})
-    floor = FLOOR * float(np.mean(diagonal)) if len(diagonal) else 0.0
+    mean = float(np.mean(diagonal)) if len(diagonal) else 0.0
     start = best = Trial(None, *measure(model, bare))
     of_bare = of_best = model.changes(bare, pushed)
-    best_damping = 0.0
-    budget = N_PRODUCTS if floor > 0 and np.isfinite(right).all() else 0
-    for _ in range(N_SOLVES if budget else 0):
-        system = System(model, survivors, right, np.maximum(diagonal, floor), damping)
+    best_damping, budget = 0.0, N_PRODUCTS
+    # Without a diagonal, damping by shares of it means nothing, but a penalty may have curvature.
+    diagonal = np.maximum(diagonal, FLOOR * mean) if mean > 0 else np.ones_like(diagonal)
+    n_solves = N_SOLVES if mean > 0 else 1
+    for _ in range(n_solves if len(right) and np.isfinite(right).all() else 0):
+        system = System(model, survivors, right, diagonal, damping if mean > 0 else 0.0)
         found = choose(model, survivors, solve(system, budget), start)
         if found.move is None:
             damping = raised(damping)
@@ -144,8 +148,21 @@ def move_at(model: Model, survivors: Survivors, curvature: Tensors, damping: flo
             damping, budget = 0.0, N_PRODUCTS_EXACT
         else:
             break
+    if right.any() and mean <= 0 and best.move is None:
+        warn_of_no_curvature(model.objective)
     step = survivors.step(best.move)
     return Move(step, of_best[0], start.trained, best.trained, best_damping)
+
+
+def warn_of_no_curvature(objective: Objective) -> None:
+    """Say that a model without curvature has no minimum."""
+    warnings.warn(
+        f"Neither {name_of(objective.criterion)} nor a penalty has any curvature at this "
+        "network, so the quadratic model has no minimum and the survivors of the deletion stay "
+        'where they are. Use a criterion with second derivatives, or compensation="layer".',
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 class Model:

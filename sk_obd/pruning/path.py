@@ -294,7 +294,7 @@ class PruningPath:
         return new
 
     @classmethod
-    def restored(cls, module, prunable, *, rows, kept, masks, network, flags):
+    def restored(cls, module, prunable, *, rows, kept, masks, network, flags, uncompensated=()):
         """Make a path of what a file holds.
 
         Which parameter went when is not in a file: all that are deleted went at the kept row.
@@ -312,13 +312,15 @@ class PruningPath:
         network : Snapshot
         flags : dict of bool
             Parameters that callbacks of the net froze (False) or unfroze (True).
+        uncompensated : sequence of str, default=()
+            Prunable parameters that ``compensation="layer"`` left as they were.
 
         Returns
         -------
         PruningPath
         """
         path = cls(module, prunable)
-        path.flags = dict(flags)
+        path.flags, path.uncompensated = dict(flags), list(uncompensated)
         path.rows = [
             {c: math.nan if row.get(c) is None else row[c] for c in COLUMNS} for row in rows
         ]

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -32,7 +32,7 @@ from .rows import INCREMENTS, MOVES
 from .saliency import LOSSES, NEEDS, lowest, saliencies
 from .schedule import parts
 from .snapshot import Iteration, alive_of
-from .taylor import TaylorTerms, complete, deletion, inner, known_terms, quadratic
+from .taylor import TaylorTerms, complete, deletion, dot, known_terms, quadratic
 
 #: Kinds of curvature that can be negative.
 SIGNED = ("hessian", "recursion")
@@ -209,9 +209,7 @@ class Run:
         inverse = None
         if penalty is not None and "inverse" in recipe.needs:
             inverse = objective.inverse_curvature(masks, penalty.decay)
-        alive = {name: alive_of(g, masks[name]) for name, g in gradient.items()}
-        norm = math.sqrt(inner(alive, alive))
-        del alive
+        squares = (dot(alive, alive) for alive in (alive_of(gradient[n], masks[n]) for n in masks))
         negative = math.nan
         if h is not None and recipe.curvature in SIGNED:
             curvatures = torch.cat([h[name][mask] for name, mask in masks.items()])
@@ -227,7 +225,7 @@ class Run:
             increase=lambda name: objective.increases(name, masks[name]),
         )
         saliency = {k: torch.where(masks[k], s, 0) for k, s in found.items()}
-        return Assessment(row, saliency, gradient, h, norm, negative)
+        return Assessment(row, saliency, gradient, h, math.sqrt(sum(squares)), negative)
 
     def delete(self, masks: dict, n_delete: int) -> tuple[dict, dict]:
         """Delete the `n_delete` parameters of lowest saliency (about as many in groups), in place.
@@ -320,9 +318,14 @@ class Run:
             objective.some_rows(2),
             objective.some_targets(2),
             decays=self.decays,
-            n_terms=batch_size_of(self.net, objective.X) * objective.normaliser(),
+            n_terms=self.n_terms,
             gradient=gradient,
         )
+
+    @cached_property
+    def n_terms(self) -> float:
+        """What a sum over a training batch is divided by in the mean loss."""
+        return batch_size_of(self.net, self.objective.X) * self.objective.normaliser()
 
     def retrain(self, masks: dict) -> list[dict]:
         """Train what is alive, the dense network too; return skorch's record of each epoch."""

@@ -186,7 +186,7 @@ def known_terms(objective, step, gradient, curvature):
     first_order = inner(gradient, step)
     if curvature is None:
         return first_order, math.nan, math.nan
-    diagonal = sum(inner({0: curvature[n]}, {0: du.square()}) for n, du in step.items()) / 2
+    diagonal = sum(dot(curvature[name], du.square()) for name, du in step.items()) / 2
     if not objective.twice_differentiable:
         return first_order, diagonal, math.nan
     quadratic = inner(objective.product(step), step) / 2
@@ -204,9 +204,11 @@ def complete(known, actual_increase):
 
 
 def inner(a, b):
-    """Inner product over the names of b, summed in float64, a part at a time for little memory."""
-    total = 0.0
-    for name, value in b.items():
-        pairs = zip(a[name].flatten().split(CHUNK), value.flatten().split(CHUNK), strict=True)
-        total += sum(float(x.double() @ y.double()) for x, y in pairs)
-    return total
+    """Inner product over the names of b, summed in float64."""
+    return sum(dot(a[name], value) for name, value in b.items())
+
+
+def dot(a, b):
+    """Inner product of two tensors in float64, a part at a time, so that it takes little memory."""
+    pairs = zip(a.flatten().split(CHUNK), b.flatten().split(CHUNK), strict=True)
+    return sum(float(x.double() @ y.double()) for x, y in pairs)

@@ -183,6 +183,28 @@ def test_a_row_of_weight_two_is_the_row_twice(full, monkeypatch):
     close(found(case, alive, weights), flat(twice))
 
 
+def test_batches_that_go_different_ways_are_one_sum(monkeypatch):
+    monkeypatch.setattr(inverse, "FULL_BYTES", 0)
+    case = BY_NAME["experts of later rows"]
+    module, criterion, X, y = case.make()
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        module.b.bias.fill_(3.0)  # no unit of the layer is dead
+    alive = {n: torch.ones_like(p, dtype=torch.bool) for n, p in parameters.items()}
+    parts = [2, 3, 4], [0, 1, 5]  # row 5 takes one layer twice, rows 0 and 1 do not take it
+    batches = [(X[at], y[at], torch.ones(3, dtype=F64)) for at in parts]
+    got = ggn_inverse_diagonal(
+        module,
+        loss_of(criterion),
+        parameters,
+        lambda: batches,
+        alive=alive,
+        damping=dict.fromkeys(parameters, DAMPING),
+    )
+    G = gauss_newton_matrix(module, criterion, X, y)
+    close(got, of_blocks_by_hand(G, alive, blocks_of(module)))
+
+
 def test_a_weight_and_its_bias_are_one_unit_and_other_parameters_their_own():
     module = nn.Sequential(
         nn.Linear(3, 2), nn.PReLU(), nn.ConvTranspose1d(2, 4, 1), nn.GRUCell(2, 2)

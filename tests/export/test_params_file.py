@@ -13,6 +13,7 @@ import pytest
 import torch
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import NotFittedError
+from torch import nn
 
 from sk_obd import OBDClassifier, OBDRegressor
 from tests.export.checks import SOME
@@ -244,6 +245,10 @@ HEADERS = {
     ),
     "a pattern": (lambda h: h.update(prunable="(a+)+$"), r"prunable is '\(a\+\)\+\$'"),
     "prunable": (lambda h: h.update(prunable=["nothing"]), "not a trainable parameter"),
+    "uncompensated": (
+        lambda h: h.update(uncompensated=["nothing"]),
+        r"uncompensated is \['nothing'",
+    ),
 }
 
 
@@ -294,6 +299,16 @@ def test_numbers_that_cannot_be_are_refused(file, case):
     change, match = TENSORS[case]
     altered(file, change_tensors=change)
     assert refused(OBDClassifier(**SMALL), file, match)
+
+
+def test_what_no_refit_reaches_is_still_named_after_loading(tmp_path, iris):
+    module = nn.Sequential(nn.Linear(4, 6), nn.PReLU(), nn.Linear(6, 3))
+    settings = {"compensation": "layer", "prunable": ".", "retrain_epochs": 1, "random_state": 0}
+    clf = OBDClassifier(classifier_net(module, max_epochs=2), **settings).fit(*iris)
+    clf.save_params(tmp_path / "clf.safetensors")
+    loaded = OBDClassifier(classifier_net(module), **settings)
+    loaded.load_params(tmp_path / "clf.safetensors")
+    assert loaded.path_.uncompensated == clf.path_.uncompensated == ["1.weight"]
 
 
 def test_a_compacted_network_is_saved_before(tmp_path, iris):

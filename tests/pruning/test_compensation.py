@@ -12,7 +12,7 @@ from torch import nn
 from sk_obd import OBDClassifier, OBDClassifierCV, OBDRegressor
 from sk_obd.pruning import compensation
 from sk_obd.pruning.compensation import Model, System, compensate, solve
-from sk_obd.pruning.moves import Survivors, take
+from sk_obd.pruning.moves import Survivors, take, taken
 from sk_obd.training.masks import zero_deleted
 from sk_obd.training.objective import Objective
 from sk_obd.training.penalty import Penalty
@@ -224,7 +224,15 @@ def relu_mlp(*sizes):
     return nn.Sequential(*layers[:-1])
 
 
+def losses_after(objective, penalty, step):
+    """The loss after a step, without and with the penalty."""
+    with taken(objective.parameters(), step):
+        loss = objective.loss()
+        return loss, loss + penalty.value()
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Neither SmoothL1Loss")  # where all errors are above 1
 def test_the_loss_after_compensation_is_never_above_that_after_the_bare_deletion():
     better = 0
     for seed in range(200):
@@ -234,12 +242,9 @@ def test_the_loss_after_compensation_is_never_above_that_after_the_bare_deletion
         masks, gone = some_gone(module, rng.uniform(0.05, 0.95), seed)
         damping = 0.0 if rng.random() < 0.5 else 10 ** rng.uniform(-3, 2)
         found = compensated(objective, penalty, masks, gone, damping)
-        state = {name: value.clone() for name, value in module.state_dict().items()}
-        zero_deleted(module, {n: ~chosen for n, chosen in gone.items()})
-        bare = objective.loss(), objective.loss() + penalty.value()
-        module.load_state_dict(state)
-        apply(objective, masks, gone, found)
-        after = objective.loss(), objective.loss() + penalty.value()
+        survivors = Survivors(objective.parameters(), masks, gone)
+        bare = losses_after(objective, penalty, survivors.step(None))
+        after = losses_after(objective, penalty, found.step)
         assert after[0] <= bare[0], seed
         assert after[1] <= bare[1], seed
         better += after[0] < bare[0]
@@ -263,6 +268,27 @@ def test_a_product_that_is_not_finite_ends_the_solve_with_the_last_good_point(mo
     survivors = Survivors(objective.parameters(), masks, gone)
     assert all(bool(du.isfinite().all()) for du in found.step.values())
     assert not torch.equal(flat(found.step), flat(survivors.step(None)))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_a_loss_without_curvature_moves_nothing_unless_the_penalty_has_some(strength):
+    torch.manual_seed(0)
+    X, y = torch.randn(30, 4, dtype=F64), 9 * torch.randn(30, 2, dtype=F64) + 5
+    module = nn.Linear(4, 2).to(F64)
+    objective = objective_of(module, nn.L1Loss(), X, y)
+    masks, gone = some_gone(module, 0.3)
+    survivors = Survivors(objective.parameters(), masks, gone)
+    penalty, bare = penalty_of(module, strength), survivors.step(None)
+    if not strength:
+        with pytest.warns(UserWarning, match="L1Loss nor a penalty has any curvature .* no min"):
+            found = compensated(objective, penalty, masks, gone)
+        assert torch.equal(flat(found.step), flat(bare))
+        return
+    found = compensated(objective, penalty, masks, gone)
+    assert not torch.equal(flat(found.step), flat(bare))
+    before, after = (losses_after(objective, penalty, step) for step in (bare, found.step))
+    assert after[0] <= before[0]
+    assert after[1] < before[1]
 
 
 def test_nothing_moves_where_nothing_is_left():
